@@ -1,0 +1,194 @@
+"""Devices, links and clusters by name, by file, or as a mapping that may change a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .cluster import Cluster
+from .device import Device, NearMemory
+from .errors import InputError, nearest
+from .link import Link, SwitchReduction
+
+PRESETS = Path(__file__).parent / "presets"
+ALIASES = {"hgx-h100": "dgx-h100"}
+
+What = str | Path | Mapping[str, Any]
+
+
+def device_names() -> list[str]:
+    """Names of the shipped devices."""
+    return _names("devices")
+
+
+def link_names() -> list[str]:
+    """Names of the shipped links and network adapters."""
+    return _names("links")
+
+
+def cluster_names() -> list[str]:
+    """Names of the shipped clusters."""
+    return _names("clusters")
+
+
+def load_device(what: What | Device, where: str = "device") -> Device:
+    """Device by preset name, YAML path, or mapping of its fields; `preset` in a mapping is the start.
+
+    Raises
+    ------
+    InputError
+        One line naming file or place, key, and legal range.
+    """
+    if isinstance(what, Device):
+        return what
+    from .files import check
+    from .schemas import DeviceFile
+
+    values, sources, place = _gather("devices", what, where)
+    values = check(DeviceFile, values, place).model_dump()
+    near = values.pop("near_memory")
+    values["gemm_tile"] = tuple(values["gemm_tile"])
+    return Device(**values, near_memory=None if near is None else NearMemory(**near), sources=sources)
+
+
+def load_link(what: What | Link, where: str = "link") -> Link:
+    """Link or network adapter by preset name, YAML path, or mapping of its fields."""
+    if isinstance(what, Link):
+        return what
+    from .files import check
+    from .schemas import LinkFile
+
+    values, sources, place = _gather("links", what, where)
+    values = check(LinkFile, values, place).model_dump()
+    if values["bulk_latency"] is None:
+        values["bulk_latency"] = values["latency"]
+    return Link(**values, sources=sources)
+
+
+def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
+    """Cluster by preset name, YAML path, or mapping: ``{preset: dgx-h100, nodes: 2}`` or all its fields.
+
+    With ``p2p: false`` traffic inside a node takes the network adapters.
+    """
+    if isinstance(what, Cluster):
+        return what
+    from .files import check
+    from .schemas import ClusterFile
+
+    values, sources, place = _gather("clusters", what, where)
+    file = check(ClusterFile, values, place)
+    device = load_device(file.device, f"{place}: device")
+    link = load_link(file.link, f"{place}: link")
+    nic = None if file.nic is None else load_link(file.nic, f"{place}: nic")
+    if file.nodes > 1 and nic is None:
+        raise InputError(
+            f"{place}: nic: needed to join {file.nodes} nodes (legal: {', '.join(link_names())}, or a mapping)"
+        )
+    if not file.p2p:
+        if nic is None:
+            raise InputError(f"{place}: p2p: false needs a nic to carry the traffic instead")
+        link = nic
+    reduction = file.switch_reduction
+    return Cluster(
+        file.name,
+        device,
+        file.devices_per_node,
+        file.nodes,
+        file.fabric,
+        link,
+        nic,
+        None if reduction is None else SwitchReduction(**reduction.model_dump()),
+        file.p2p,
+        sources,
+    )
+
+
+def _names(kind: str) -> list[str]:
+    return sorted(path.stem for path in (PRESETS / kind).glob("*.yaml"))
+
+
+def _gather(kind: str, what: What, where: str) -> tuple[dict[str, Any], dict[str, str], str]:
+    """(values, sources by key, place for errors) of a name, path or mapping."""
+    if isinstance(what, str | Path):
+        return _file(kind, str(what), where)
+    if not isinstance(what, Mapping):
+        raise InputError(f"{where}: {what!r} (legal: a preset's name, a YAML file, or a mapping)")
+    own = dict(what)
+    base = own.pop("preset", None)
+    values, sources, _ = ({}, {}, where) if base is None else _file(kind, str(base), where)
+    changed, more = _unwrap(own)
+    for key, value in changed.items():
+        below = values.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = {**below, **value}  # such as one rate of peak_flops
+        elif isinstance(value, Mapping) and isinstance(below, str) and not ({"preset", "name"} & set(value)):
+            value = {"preset": below, **value}  # a change to the preset's own device or link
+        values[key] = value
+    if base is None and "name" not in values:
+        values["name"] = kind.removesuffix("s")
+    return values, {**sources, **more}, where if base is None else f"{where} {base}"
+
+
+def _file(kind: str, name: str, where: str) -> tuple[dict[str, Any], dict[str, str], str]:
+    is_path = name.endswith((".yaml", ".yml", ".json"))
+    if is_path:
+        found = _read(name)
+    else:
+        known = ALIASES.get(name.lower(), name.lower())
+        if known not in _names(kind):
+            raise InputError(
+                f"{where}: unknown {kind.removesuffix('s')} {name!r} (legal: {', '.join(_names(kind))}, "
+                f"or a YAML file){nearest(name, _names(kind))}"
+            )
+        found = _preset(kind, known)
+    return dict(found[0]), dict(found[1]), name if is_path else where
+
+
+@cache
+def _preset(kind: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    from .files import read_yaml
+
+    path = PRESETS / kind / f"{name}.yaml"
+    values, sources = _unwrap({"name": name, **read_yaml(path)})
+    unsourced = [key for key, value in _numbers(values) if key.split(".")[0] not in sources and key not in sources]
+    if unsourced:
+        raise InputError(f"{path.name}: {unsourced[0]}: a preset's number needs a source")
+    return values, sources
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
+    from .files import read_yaml
+
+    return _unwrap({"name": Path(path).stem, **read_yaml(path)})
+
+
+def _unwrap(data: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
+    """Values without their ``{value, source}`` wrapping, and the sources by dotted key."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and set(value) <= {"value", "source"} and "value" in value:
+            values[key] = value["value"]
+            if "source" in value:
+                sources[prefix + str(key)] = str(value["source"])
+        elif isinstance(value, Mapping):
+            values[key], below = _unwrap(value, f"{prefix}{key}.")
+            sources |= below
+        else:
+            values[key] = value
+    return values, sources
+
+
+def _numbers(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, value) of everything in a preset that is a quantity."""
+    found: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            found += _numbers(value, f"{prefix}{key}.")
+        elif (isinstance(value, int | float | list) and not isinstance(value, bool)) or (
+            isinstance(value, str) and value[:1].isdigit() and " " in value
+        ):
+            found.append((prefix + str(key), value))
+    return found

@@ -1,0 +1,120 @@
+"""Schemas of device, link and cluster files: units, legal ranges, and where a number comes from.
+
+Every quantity may be a number in SI units, text with a unit, or ``{value: ..., source: ...}``. Shipped
+presets must use the last form; `library` refuses one that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from . import units
+from .errors import InputError
+
+
+def _read(parse: Callable[[Any, str], float], low: float, high: float, show: Callable[[float], str]) -> BeforeValidator:
+    """Validator that parses a quantity with its unit and holds it to [low, high]."""
+
+    def read(value: Any) -> float:
+        try:
+            number = parse(value, "")
+        except InputError as problem:
+            raise ValueError(str(problem).removeprefix(": ")) from None
+        if not low <= number <= high:
+            raise ValueError(f"(legal: {show(low)} to {show(high)})")
+        return number
+
+    return BeforeValidator(read)
+
+
+def _flops(value: float) -> str:
+    return units.format_number(value) + "FLOP/s"
+
+
+def _hertz(value: float) -> str:
+    return units.format_number(value) + "Hz"
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
+
+
+Size = Annotated[float, _read(units.parse_size, 1e3, 1e15, units.format_size)]
+Rate = Annotated[float, _read(units.parse_rate, 1e3, 1e15, units.format_rate)]
+Time = Annotated[float, _read(units.parse_time, 0.0, 10.0, units.format_time)]
+Flops = Annotated[float, _read(units.parse_flops, 1e6, 1e18, _flops)]
+Clock = Annotated[float, _read(units.parse_frequency, 1e6, 1e11, _hertz)]
+Share = Annotated[float, _read(units.parse_number, 0.01, 1.0, _plain)]
+Cost = Annotated[float, _read(units.parse_number, 0.1, 100.0, _plain)]
+Format = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"]
+
+
+class Strict(BaseModel):
+    """Unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NearMemoryFile(Strict):
+    """`near_memory:` of a device."""
+
+    update_cost: Cost
+
+
+class DeviceFile(Strict):
+    """A device file."""
+
+    name: str
+    peak_flops: Annotated[dict[Format, Flops], Field(min_length=1)]
+    compute_units: Annotated[int, Field(ge=1, le=100_000)]
+    clock: Clock
+    memory_bandwidth: Rate
+    memory_capacity: Size
+    cache_capacity: Size
+    dma_engines: Annotated[int, Field(ge=0, le=1000)]
+    launch_overhead: Time
+    host_overhead: Time
+    gemm_tile: Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
+    gemm_efficiency: Share
+    memory_efficiency: Share
+    near_memory: NearMemoryFile | None = None
+
+
+class LinkFile(Strict):
+    """A link file."""
+
+    name: str
+    bandwidth: Rate
+    latency: Time
+    bulk_latency: Time | None = None
+    base_latency: Time = 0.0
+    efficiency: Share = 1.0
+    duplex: Literal["full", "half"] = "full"
+    channels: Annotated[int, Field(ge=0, le=10_000)] = 0
+    final_pass: bool = False
+
+
+class SwitchReductionFile(Strict):
+    """`switch_reduction:` of a cluster."""
+
+    latency: Time
+    bandwidth: Rate
+    efficiency: Share
+    min_ranks: Annotated[int, Field(ge=2, le=1024)] = 2
+
+
+class ClusterFile(Strict):
+    """A cluster file; nested devices and links are names, paths or mappings."""
+
+    name: str = "cluster"
+    device: str | dict[str, Any]
+    devices_per_node: Annotated[int, Field(ge=1, le=1024)]
+    nodes: Annotated[int, Field(ge=1, le=100_000)] = 1
+    fabric: Literal["switch", "ring", "pcie"] = "switch"
+    link: str | dict[str, Any]
+    nic: str | dict[str, Any] | None = None
+    switch_reduction: SwitchReductionFile | None = None
+    p2p: bool = True
