@@ -1,0 +1,1 @@
+"""What runs: transformer shapes, workloads and plans, kernels, and the techniques that arrange them."""
