@@ -1,0 +1,192 @@
+"""Emits the tasks of a pass: kernels on the compute stream, collectives beside them.
+
+Techniques speak to this class only. A *handle* is a tuple of task ids, one per simulated rank;
+`start` is the handle everything may begin after. With folding one rank stands for all: its ring
+neighbour is itself, which is what symmetry means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..hardware import Cluster
+from ..simulator import Program
+from ..simulator.communicator import Collective, Communicator
+from .kernels import Kernel, Kernels
+from .layers import Block
+
+Handle = tuple[int, ...]
+
+
+class Builder:
+    """Program of one tensor-parallel group.
+
+    Parameters
+    ----------
+    name : str
+    cluster : Cluster
+    kernels : Kernels
+    tp : int
+        Ranks in the group.
+    fold : bool
+        Simulate one rank for all of them.
+    """
+
+    def __init__(self, name: str, cluster: Cluster, kernels: Kernels, tp: int, fold: bool = True):
+        self.program = Program(name)
+        self.cluster, self.kernels, self.tp = cluster, kernels, tp
+        self.device = cluster.device
+        self.ranks = range(1 if fold else tp)
+        self.group = Communicator(cluster, tp)
+        self.start: Handle = ()
+        for rank in self.ranks:
+            self.program.resource(f"sm[{rank}]", 1.0)
+            self.program.resource(f"hbm[{rank}]", self.device.memory_bandwidth)
+            self.program.resource(f"link[{rank}]", cluster.link.bandwidth)
+
+    def previous(self, rank: int) -> int:
+        """The rank whose ring transfers arrive at `rank`."""
+        return (rank - 1) % len(self.ranks)
+
+    def every(self, *handles: Handle) -> tuple[int, ...]:
+        """All tasks of the handles, for a dependency on the whole group."""
+        return tuple(sorted({task for handle in handles for task in handle}))
+
+    @staticmethod
+    def own(index: int, *handles: Handle) -> tuple[int, ...]:
+        """The tasks of the handles that belong to one rank."""
+        return tuple(sorted({handle[index] for handle in handles if handle}))
+
+    def compute(self, work: Block | Iterable[Kernel], after: Handle) -> Handle:
+        """Kernels one after the other on the compute stream; the handle of the last.
+
+        Without kernels, what they would have waited for is returned.
+        """
+        kernels = work.kernels if isinstance(work, Block) else tuple(work)
+        for kernel in kernels:
+            after = tuple(self.kernel(kernel, rank, self.own(i, after)) for i, rank in enumerate(self.ranks))
+        return after
+
+    def kernel(
+        self,
+        kernel: Kernel,
+        rank: int,
+        after: tuple[int, ...],
+        queue: bool = False,
+        slow_writes: float = 0.0,
+    ) -> int:
+        """One kernel on one rank: all SMs for its time, its bytes of memory traffic.
+
+        Collectives come first where the two compete: their channels are resident on the SMs.
+
+        Parameters
+        ----------
+        kernel : Kernel
+        rank : int
+        after : tuple of int
+        queue : bool
+            Whether the kernel stands still while others occupy the DRAM queue.
+        slow_writes : float
+            Extra memory time of updates, as bytes of plain traffic [B].
+        """
+        traffic = min(kernel.memory_bytes + slow_writes, kernel.time * self.device.memory_bandwidth)
+        demand = {f"sm[{rank}]": kernel.time, f"hbm[{rank}]": traffic}
+        if queue:
+            demand[self.dram_queue(rank)] = kernel.time
+        return self.program.add(
+            kernel.name,
+            kind="compute",
+            rank=rank,
+            stream="compute",
+            after=after,
+            duration=kernel.time,
+            latency=kernel.overhead,
+            demand={k: v for k, v in demand.items() if v > 0},
+            priority=1,
+            flops=kernel.flops,
+            memory_bytes=kernel.memory_bytes,
+        )
+
+    def dram_queue(self, rank: int) -> str:
+        """The scheduler queue in front of a rank's memory, as a resource of one second per second."""
+        name = f"dram queue[{rank}]"
+        self.program.resource(name, 1.0)
+        return name
+
+    def defer(self, block: Block, after: Handle) -> None:
+        """Work of the block that nothing in this pass waits for; it fills the compute stream."""
+        self.compute(block.deferred, after)
+
+    def join(self, handles: tuple[Handle, ...]) -> Handle:
+        """One handle that is done when all of them are."""
+        real = tuple(h for h in handles if h)
+        if len(set(real)) <= 1:
+            return real[0] if real else ()
+        return tuple(
+            self.program.add(
+                "join",
+                kind="sync",
+                rank=rank,
+                stream="sync",
+                after=self.own(i, *real),
+                duration=0.0,
+            )
+            for i, rank in enumerate(self.ranks)
+        )
+
+    def all_reduce(self, block: Block, after: Handle, units: int | None = None) -> Handle:
+        """Sum of the block's output over the group."""
+        return self.collective(self.group.all_reduce(block.output_bytes), after, units=units)
+
+    def all_gather(self, block: Block, after: Handle) -> Handle:
+        """Gather of the block's output, scattered over the group before."""
+        return self.collective(self.group.all_gather(block.output_bytes), after)
+
+    def collective(
+        self,
+        cost: Collective,
+        after: Handle,
+        stream: str = "communication",
+        units: int | None = None,
+        shared: bool = True,
+    ) -> Handle:
+        """A collective on one stream of every rank; starts when all ranks are ready.
+
+        Parameters
+        ----------
+        cost : Collective
+        after : Handle
+        stream : str
+        units : int, optional
+            Compute units it occupies; default the channels of the link's collectives.
+        shared : bool
+            False leaves out what it takes from kernels beside it (an ideal overlap).
+        """
+        if cost.time == 0.0:
+            return after
+        taken = self.cluster.link.channels if units is None else units
+        share = min(1.0, taken / self.device.compute_units)
+        found = []
+        for rank in self.ranks:
+            demand = {f"link[{rank}]": min(cost.sent_bytes, cost.time * self.cluster.link.bandwidth)}
+            if shared:
+                demand[f"sm[{rank}]"] = cost.time * share
+                demand[f"hbm[{rank}]"] = min(cost.memory_bytes, cost.time * self.device.memory_bandwidth)
+            found.append(
+                self.program.add(
+                    cost.kind,
+                    kind="communication",
+                    rank=rank,
+                    stream=stream,
+                    after=self.every(after),
+                    duration=cost.time,
+                    latency=self.kernels.software.collective_overhead,
+                    demand={k: v for k, v in demand.items() if v > 0},
+                    communication=cost.kind,
+                    communication_bytes=cost.sent_bytes,
+                    memory_bytes=cost.memory_bytes,
+                    read_bytes=cost.read_bytes,
+                    algorithm=cost.algorithm,
+                )
+            )
+        return tuple(found)

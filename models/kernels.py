@@ -1,0 +1,246 @@
+"""Isolated kernel times: GEMM from tiles, waves and a roofline; elementwise; attention.
+
+Every formula takes scalars or NumPy arrays, so that a single task of a program and a million
+plans at once are costed by the same lines. Times exclude the gap between two kernels (launch
+overhead), which belongs to the software stack and is added where the kernel is scheduled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..hardware import Device
+from .cache import staged_reads
+from .software import Software
+
+DTYPE_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "fp4": 0.5}
+
+# Each halving of the output tile costs this share of the large-tile rate: a smaller tile re-reads
+# its operands from the cache more often. Fitted with the device efficiencies to the published GEMM
+# tables of two GPUs (`commlens validate --family kernels` reports the error).
+TILE_PENALTY = 0.18
+SPLIT_K = (1, 2, 4, 8, 16)
+K_STEP = 64
+# Share of the dense GEMM rate that a fused (flash) attention kernel reaches on long sequences:
+# FlashAttention-3 reports up to 740 of 989 TFLOP/s forward on H100 (arXiv 2407.08608).
+FLASH_EFFICIENCY = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One device kernel: what it does and how long it takes alone.
+
+    Parameters
+    ----------
+    name : str
+    flops : float
+        Arithmetic it performs [FLOP], causal attention halved.
+    memory_bytes : float
+        Device-memory traffic [B].
+    time : float
+        Isolated seconds, without launch gap.
+    overhead : float
+        Launch gap before it [s].
+    shape : tuple of int, optional
+        (m, n, k) of a GEMM; its output is m x n.
+    """
+
+    name: str
+    flops: float
+    memory_bytes: float
+    time: float
+    overhead: float = 0.0
+    shape: tuple[float, float, float] | None = None
+
+
+def tiles(device: Device) -> list[tuple[int, int]]:
+    """Output tiles a GEMM library chooses from: the device's largest, then halved down to 64."""
+    m, n = device.gemm_tile
+    found = [(m, n)]
+    while max(m, n) > 64:
+        m, n = (m // 2, n) if m >= n else (m, n // 2)
+        found.append((m, n))
+    return found
+
+
+def gemm_time(
+    m: ArrayLike,
+    n: ArrayLike,
+    k: ArrayLike,
+    device: Device,
+    dtype: str = "bf16",
+    groups: ArrayLike = 1,
+    read_bytes: ArrayLike | None = None,
+) -> Any:
+    """Time of ``groups`` independent (m x k) @ (k x n) products in one kernel [s].
+
+    The slower of arithmetic, in whole waves of output tiles over the compute units, and memory
+    traffic. The best of the device's tile sizes and split-K factors is taken, as a tuned library
+    does. Arguments may be arrays.
+
+    Parameters
+    ----------
+    m, n, k : float or array
+        Shape.
+    device : Device
+    dtype : str
+    groups : float or array
+        Products in one launch (experts, heads).
+    read_bytes : float or array, optional
+        Operand bytes read from memory [B]; default each operand once.
+    """
+    m, n, k, groups = (np.asarray(value, dtype=float) for value in (m, n, k, groups))
+    size = DTYPE_BYTES[dtype]
+    peak, units = device.flops(dtype), device.compute_units
+    bandwidth = device.memory_bandwidth * device.memory_efficiency
+    reads = groups * size * (m * k + k * n) if read_bytes is None else np.asarray(read_bytes, dtype=float)
+    best: Any = np.inf
+    for step, (tile_m, tile_n) in enumerate(tiles(device)):
+        rate = peak * device.gemm_efficiency * (1 - TILE_PENALTY) ** step
+        for split in SPLIT_K:
+            count = groups * np.ceil(m / tile_m) * np.ceil(n / tile_n) * split
+            depth = np.ceil(k / split / K_STEP) * K_STEP if split > 1 else k
+            arithmetic = np.ceil(count / units) * units * 2 * tile_m * tile_n * depth / rate
+            # A split product writes and re-reads its fp32 partial sums.
+            partial = 8 * groups * m * n * split if split > 1 else 0
+            traffic = (reads + groups * size * m * n + partial) / bandwidth
+            best = np.minimum(best, np.maximum(arithmetic, traffic))
+    return best
+
+
+class Kernels:
+    """Makes `Kernel` records for one device, software stack and number format.
+
+    Parameters
+    ----------
+    device : Device
+    software : Software
+    dtype : str
+        Number format of weights and activations.
+    """
+
+    def __init__(self, device: Device, software: Software, dtype: str):
+        self.device, self.software, self.dtype = device, software, dtype
+        self.size = DTYPE_BYTES[dtype]
+        self.bandwidth = device.memory_bandwidth * device.memory_efficiency
+        gap = software.kernel_overhead
+        self.overhead = device.launch_overhead if gap is None else gap
+        self._gemms: dict[tuple[float | bool | None, ...], tuple[float, float]] = {}
+
+    def gemm(
+        self,
+        name: str,
+        m: float,
+        n: float,
+        k: float,
+        groups: float = 1,
+        weights_read: float | None = None,
+        cached_output: bool = True,
+    ) -> Kernel:
+        """(m x k) @ (k x n), `groups` times in one launch.
+
+        Parameters
+        ----------
+        name : str
+        m, n, k : float
+        groups : float
+        weights_read : float, optional
+            Number of k x n operands read from memory; default one per group.
+        cached_output : bool
+            False where stores go past the cache.
+        """
+        key = (m, n, k, groups, weights_read, cached_output)
+        if key not in self._gemms:
+            if groups == 1:
+                reads = staged_reads(
+                    ceil(m),
+                    ceil(n),
+                    ceil(k),
+                    self.device.gemm_tile,
+                    self.device.compute_units,
+                    self.device.cache_capacity,
+                    self.size,
+                    cached_output,
+                )
+            else:
+                reads = self.size * (groups * m * k + (groups if weights_read is None else weights_read) * k * n)
+            time = float(gemm_time(m, n, k, self.device, self.dtype, groups, reads))
+            self._gemms[key] = reads + self.size * groups * m * n, time
+        traffic, time = self._gemms[key]
+        return Kernel(name, 2.0 * groups * m * n * k, traffic, time, self.overhead, (m, n, k))
+
+    def uncached_gemm(self, gemm: Kernel) -> Kernel:
+        """The same product with its output stored past the cache; `memory_bytes` are its reads only."""
+        assert gemm.shape is not None
+        m, n, k = gemm.shape
+        groups = round(gemm.flops / (2 * m * n * k), 9)
+        found = self.gemm(gemm.name, m, n, k, groups, cached_output=False)
+        return replace(found, memory_bytes=found.memory_bytes - self.size * groups * m * n, time=gemm.time)
+
+    def elementwise(self, name: str, elements: float, rows: float, streams: float) -> tuple[Kernel, ...]:
+        """Kernel that reads or writes `streams` tensors of `elements`; none where it is fused away.
+
+        With a single row the GEMMs around it are matrix-vector products, which a compiler turns
+        into generated kernels that absorb their elementwise neighbours.
+        """
+        if rows == 1 and self.software.fuses_single_row:
+            return ()
+        traffic = streams * elements * self.size
+        return (Kernel(name, 0.0, traffic, traffic / self.bandwidth, self.overhead),)
+
+    def attention(
+        self,
+        batch: float,
+        query: float,
+        context: float,
+        heads: float,
+        kv_heads: float,
+        head_dim: float,
+        value_dim: float,
+        causal: bool,
+    ) -> tuple[Kernel, ...]:
+        """Attention over `context` keys for `query` new tokens of `batch` sequences.
+
+        Parameters
+        ----------
+        batch, query, context : float
+            Sequences, new tokens per sequence, keys each can see at most.
+        heads, kv_heads : float
+            Query and key/value heads on this device.
+        head_dim, value_dim : float
+        causal : bool
+            Half of the scores are masked when query == context.
+        """
+        scores = batch * heads * query * context
+        work = 2.0 * scores * (head_dim + value_dim) * (0.5 if causal and query > 1 else 1.0)
+        cache = batch * kv_heads * context * (head_dim + value_dim) * self.size
+        activations = 2 * batch * query * heads * (head_dim + value_dim) * self.size
+        if self.software.attention == "math":
+            return self._math_attention(scores, work, heads / kv_heads * cache, query, head_dim)
+        traffic = cache + activations
+        rate = self.device.flops(self.dtype) * self.device.gemm_efficiency * FLASH_EFFICIENCY
+        time = max(work / rate, traffic / self.bandwidth)
+        return (Kernel("attention", work, traffic, time, self.overhead),)
+
+    def _math_attention(
+        self, scores: float, work: float, expanded: float, query: float, head_dim: float
+    ) -> tuple[Kernel, ...]:
+        """Unfused attention, as PyTorch's math backend does it.
+
+        Scores and probabilities in fp32 pass through memory; keys and values are expanded to
+        one copy per query head.
+        """
+        if query == 1:
+            traffic, arithmetic = self.software.expanded_kv_share * expanded, 0.0
+        else:
+            traffic = scores * self.software.score_bytes
+            fp32 = self.device.flops("fp32") * self.device.gemm_efficiency
+            arithmetic = 4.0 * scores * head_dim / fp32  # the masked half is computed too
+        time = arithmetic + traffic / self.bandwidth
+        parts = ("scores", "softmax", "values")
+        return tuple(Kernel(f"attention {part}", work / 3, traffic / 3, time / 3, self.overhead) for part in parts)

@@ -1,0 +1,192 @@
+"""From a scenario to a result: build the program of each phase, play it, add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from ..simulator import Program, Trace, finish_times, run
+from ..simulator.result import Result
+from .build import Builder
+from .flops import model_flops
+from .kernels import DTYPE_BYTES, Kernels
+from .layers import Layers
+from .memory import footprint
+from .plan import Plan, Workload
+from .scenario import Scenario
+from .step import phases
+from .techniques import TechniqueCall, parse_technique
+
+
+def simulate(scenario: Scenario) -> Result:
+    """Predict by discrete-event simulation: tasks share what they touch.
+
+    Parameters
+    ----------
+    scenario : Scenario
+
+    Returns
+    -------
+    Result
+        With a trace per phase.
+    """
+    return _predict(scenario, run)
+
+
+def estimate(scenario: Scenario) -> Result:
+    """Predict in closed form: the longest path through the program, nothing slowed by sharing.
+
+    The same formulas and the same program as `simulate`, so the two agree where nothing contends.
+    """
+    return _predict(scenario, uncontended)
+
+
+def uncontended(program: Program) -> Trace:
+    """Trace of a program in which nothing contends."""
+    import numpy as np
+
+    ends = finish_times(program)
+    spans = np.asarray(program.durations) + np.asarray(program.latencies)
+    return Trace(program, ends - spans, ends)
+
+
+def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
+    """(phase, program, repetitions) of everything the scenario runs on one replica."""
+    call = technique_of(scenario)
+    kernels = Kernels(scenario.cluster.device, scenario.software, scenario.workload.dtype)
+    layers = Layers(scenario.model, kernels, scenario.plan.tp)
+    for phase in phases(scenario, layers):
+        name = f"{scenario.model.name} {phase.name}, {call.label}"
+        build = Builder(name, scenario.cluster, kernels, scenario.plan.tp, scenario.fold)
+        for step in phase.steps:
+            build.start = build.compute(step.entry, after=build.start)
+            done = call.technique.build(step, build, **call.options)
+            build.start = build.compute(step.exit, after=done)
+        yield phase.name, build.program, phase.repeat
+    if scenario.workload.phase == "training":
+        yield "update", _update(scenario, kernels), 1
+
+
+def technique_of(scenario: Scenario) -> TechniqueCall:
+    """The technique that arranges the program; the baseline where none is named.
+
+    Raises
+    ------
+    InputError
+        When several techniques of one family are named: they replace each other.
+    """
+    from ..hardware.errors import InputError
+
+    if len(scenario.techniques) > 1:
+        names = ", ".join(call.technique.name for call in scenario.techniques)
+        raise InputError(f"techniques: {names} exclude each other (legal: one of family tensor_parallel)")
+    return scenario.techniques[0] if scenario.techniques else parse_technique("baseline")
+
+
+def _update(scenario: Scenario, kernels: Kernels) -> Program:
+    """Gradient all-reduce over the data-parallel replicas, then the optimizer's pass over its state."""
+    from dataclasses import replace
+
+    model, plan, cluster = scenario.model, scenario.plan, scenario.cluster
+    count = model.parameters() / plan.tp
+    size = DTYPE_BYTES[scenario.workload.dtype]
+    # One replica's share of a node: its rings reach the others node by node.
+    replicas = replace(cluster, devices_per_node=max(1, cluster.devices_per_node // plan.tp))
+    build = Builder("update", replicas, kernels, plan.dp, scenario.fold)
+    reduced = build.collective(build.group.all_reduce(count * size), after=())
+    state = count / (plan.dp if plan.zero else 1)
+    # Adam reads gradient and state and writes state and weight: 30 B per parameter in mixed precision.
+    streams = 30 / size
+    build.compute(kernels.elementwise("optimizer", state, 2, streams), after=reduced)
+    return build.program
+
+
+def _predict(scenario: Scenario, play: Callable[[Program], Trace]) -> Result:
+    work, plan, device = scenario.workload, scenario.plan, scenario.cluster.device
+    traces: dict[str, Trace] = {}
+    repeats: dict[str, int] = {}
+    sent: dict[str, float] = {}
+    time = compute = communication = exposed = traffic = 0.0
+    bound: dict[str, float] = {}
+    with _collected():
+        for phase, program, repeat in programs(scenario):
+            trace = play(program)
+            traces[phase], repeats[phase] = trace, repeat
+            time += repeat * trace.makespan
+            compute += repeat * trace.busy("compute")
+            communication += repeat * trace.busy("communication")
+            exposed += repeat * trace.exposed("communication")
+            for what, share in trace.bound().items():
+                bound[what] = bound.get(what, 0.0) + repeat * trace.makespan * share
+            for task in program.tasks:
+                if task.rank == 0 and task.info:
+                    traffic += repeat * float(task.info.get("memory_bytes", 0.0))
+                    if "communication" in task.info:
+                        kind = str(task.info["communication"])
+                        sent[kind] = sent.get(kind, 0.0) + repeat * float(task.info["communication_bytes"])
+    tokens = _tokens(work)
+    flops = model_flops(scenario.model, work) / plan.devices
+    memory = footprint(scenario.model, work, plan, scenario.software)
+    fits = memory["total"] <= device.memory_capacity
+    error = scenario.software.error if device.name in scenario.software.calibrated_on else None
+    call = technique_of(scenario)
+    return Result(
+        technique=call.label,
+        time_s=time,
+        tokens_per_second=tokens / time,
+        tokens_per_second_per_device=tokens / time / plan.devices,
+        model_flops_per_device=flops,
+        mfu=flops / time / device.flops(work.dtype),
+        compute_s=compute,
+        communication_s=communication,
+        exposed_communication_s=exposed,
+        communication_bytes=dict(sorted(sent.items())),
+        memory_traffic_bytes=traffic,
+        memory_bytes=memory,
+        fits=fits,
+        bound={k: v / time for k, v in sorted(bound.items())},
+        interval_s=None if error is None else (time * (1 - error), time * (1 + error)),
+        warnings=tuple(_warnings(scenario, call, sent, memory, fits)),
+        traces=traces,
+        repeats=repeats,
+    )
+
+
+def _tokens(work: Workload) -> float:
+    per_sequence = {"generate": work.new_tokens, "decode": 1}.get(work.phase, work.sequence_length)
+    return float(work.global_batch * per_sequence)
+
+
+def _warnings(
+    scenario: Scenario,
+    call: TechniqueCall,
+    sent: Mapping[str, float],
+    memory: Mapping[str, float],
+    fits: bool,
+) -> Iterator[str]:
+    from ..hardware.units import format_size
+
+    plan: Plan = scenario.plan
+    device = scenario.cluster.device
+    if not sent:
+        yield "nothing was communicated" + (" (plan.tp and plan.dp are 1)" if plan.devices == 1 else "")
+    if not fits:
+        yield f"memory does not fit: {format_size(memory['total'])} of {format_size(device.memory_capacity)}"
+    if call.technique.name == "t3" and device.near_memory is None:
+        yield f"{device.name} has no near-memory compute: T3's hardware is assumed"
+    if scenario.software.error is not None and device.name not in scenario.software.calibrated_on:
+        yield f"software profile {scenario.software.name} was not calibrated on {device.name}: no interval"
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """Keep the garbage collector from walking growing programs again and again."""
+    import gc
+
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -1,0 +1,87 @@
+"""Schemas of what users write: scenario files and software profiles (pydantic v2).
+
+Only the door lives here. Behind it everything is a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Length = Annotated[int, Field(ge=1, le=100_000_000)]
+Degree = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Strict(BaseModel):
+    """Unknown keys refused; no silent conversion of strings or booleans to numbers."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+
+class SoftwareFile(Strict):
+    """A software profile, `models/presets/software/*.yaml`."""
+
+    name: str
+    kernel_overhead: Annotated[float, Field(ge=0, le=1)] | None = None
+    collective_overhead: Annotated[float, Field(ge=0, le=1)] = 0.0
+    attention: Literal["flash", "math"] = "flash"
+    score_bytes: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    expanded_kv_share: Annotated[float, Field(ge=0, le=10)] = 1.0
+    static_cache: bool = False
+    shards_head: bool = True
+    all_logits: bool = False
+    fuses_single_row: bool = False
+    error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    calibrated_on: list[str] = []
+    source: dict[str, str] = {}
+
+
+class WorkloadFile(Strict):
+    """`workload:` of a scenario."""
+
+    phase: Literal["training", "prefill", "decode", "generate"]
+    sequence_length: Length | None = Field(
+        None, validation_alias=AliasChoices("sequence_length", "seq_length", "context_length")
+    )
+    prompt: Length | None = Field(None, validation_alias=AliasChoices("prompt", "prompt_length", "prompt_tokens"))
+    new_tokens: Length | None = None
+    global_batch: Length | None = Field(None, validation_alias=AliasChoices("global_batch", "batch", "batch_size"))
+    micro_batch: Length | None = None
+    dtype: Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"] = "bf16"
+
+
+class PlanFile(Strict):
+    """`plan:` of a scenario."""
+
+    tp: Degree = 1
+    pp: Degree = 1
+    dp: Degree = 1
+    cp: Degree = 1
+    ep: Degree = 1
+    vp: Degree = 1
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
+    sequence_parallel: bool = False
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+    recompute: Literal["none", "selective", "full"] = "none"
+
+
+class TechniqueFile(BaseModel):
+    """One entry of `techniques:`; options are checked against the technique's own signature."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str
+
+
+class ScenarioFile(Strict):
+    """A whole scenario file."""
+
+    model: str | dict[str, Any]
+    cluster: str | dict[str, Any]
+    workload: WorkloadFile
+    plan: PlanFile = PlanFile()
+    techniques: list[str | TechniqueFile] = []
+    software: str | dict[str, Any] | None = None
+    fold: bool = True
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0

@@ -1,0 +1,193 @@
+"""Many predictions as tables: compare techniques, sweep keys, search plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from ..hardware.errors import InputError
+from ..simulator.result import Result
+from .predict import estimate, simulate
+from .scenario import Scenario, changed
+from .techniques import registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[int, int], None]
+ENGINES: Mapping[str, Callable[[Scenario], Result]] = {"simulate": simulate, "estimate": estimate}
+
+
+def compare(
+    scenario: Scenario,
+    techniques: Sequence[str | Mapping[str, Any]],
+    engine: str = "simulate",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Predict the scenario with each technique in turn.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its own `techniques` are ignored.
+    techniques : sequence of str or mapping
+        Names, or mappings of `name` and options.
+    engine : str
+        "simulate" or "estimate".
+    progress : callable, optional
+        Called with (done, of).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by technique (with its options); the fields of `Result`, and `speedup` over the
+        first row named baseline, or over the first row where none is.
+    """
+    import pandas as pd
+
+    if isinstance(techniques, str) or not techniques:
+        raise InputError("techniques: expected a list of names (legal: " + ", ".join(registry()) + ")")
+    cases = [scenario.with_techniques([name]) for name in techniques]
+    results = []
+    for done, case in enumerate(cases):
+        results.append(_engine(engine)(case))
+        if progress:
+            progress(done + 1, len(cases))
+    frame = pd.DataFrame([result.to_dict() for result in results]).set_index("technique")
+    reference = frame["time_s"].iloc[0]
+    if "baseline" in frame.index:
+        reference = frame["time_s"][frame.index == "baseline"].iloc[0]
+    frame["speedup"] = reference / frame["time_s"]
+    return frame
+
+
+def sweep(
+    scenario: Scenario,
+    grid: Mapping[str, Sequence[Any]],
+    executor: Executor | None = None,
+    engine: str = "simulate",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Predict the scenario at every combination of the values of some keys.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    grid : mapping
+        Dotted scenario keys to values, as in ``{"plan.tp": [1, 2, 4, 8]}``.
+    executor : concurrent.futures.Executor, optional
+        Where to run; default here, one after the other.
+    engine : str
+        "simulate" or "estimate".
+    progress : callable, optional
+        Called with (done, of).
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per combination, in the order of the grid: the keys, then the fields of `Result`.
+        Combinations that are not legal keep their row, with the reason in `error`.
+    """
+    import pandas as pd
+
+    if not grid or any(
+        isinstance(values, str) or not isinstance(values, Sequence) or not values for values in grid.values()
+    ):
+        raise InputError("sweep: expected keys with lists of values, as in {'plan.tp': [1, 2, 4, 8]}")
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    cases = [changed(scenario.data, point) for point in points]
+    _engine(engine)
+    rows = []
+    if executor is None:
+        found: Iterable[dict[str, Any]] = (_point(case, engine) for case in cases)
+    else:
+        futures = [executor.submit(_point, case, engine) for case in cases]
+        found = (future.result() for future in futures)
+    for point, row in zip(points, found, strict=True):
+        rows.append({**point, **row})
+        if progress:
+            progress(len(rows), len(points))
+    if all(row["error"] for row in rows):
+        raise InputError(f"sweep: no combination is legal; the first: {rows[0]['error']}")
+    return pd.DataFrame(rows)
+
+
+def _point(data: Mapping[str, Any], engine: str) -> dict[str, Any]:
+    try:
+        return {**ENGINES[engine](Scenario.from_dict(data)).to_dict(), "error": None}
+    except InputError as problem:
+        return {"error": str(problem)}
+
+
+def search(scenario: Scenario, devices: int | None = None, progress: Progress | None = None) -> pd.DataFrame:
+    """Plans for a number of devices that fit in memory, best throughput first.
+
+    Tensor-parallel degrees that divide the heads and stay within the cluster are tried, the rest of
+    the devices being data-parallel replicas.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its plan is replaced by each candidate.
+    devices : int, optional
+        Devices to use; default all of the cluster.
+    progress : callable, optional
+        Called with (done, of).
+
+    Returns
+    -------
+    pandas.DataFrame
+        tp, dp, then the fields of `Result`; ``attrs["evaluated"]`` counts all plans tried,
+        ``attrs["rejected"]`` says why the others are missing.
+    """
+    import pandas as pd
+
+    count = scenario.cluster.size if devices is None else devices
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= scenario.cluster.size:
+        raise InputError(f"devices: {devices!r} (legal: 1 to {scenario.cluster.size}, the cluster's size)")
+    degrees = [tp for tp in range(1, count + 1) if count % tp == 0 and scenario.model.heads % tp == 0]
+    rows, rejected = [], {}
+    for done, tp in enumerate(degrees):
+        plan = {"tp": tp, "dp": count // tp}
+        try:
+            result = estimate(scenario.replace({f"plan.{key}": value for key, value in plan.items()}))
+        except InputError as problem:
+            rejected[str(plan)] = str(problem)
+        else:
+            if result.fits:
+                rows.append({**plan, **result.to_dict()})
+            else:
+                rejected[str(plan)] = "memory does not fit"
+        if progress:
+            progress(done + 1, len(degrees))
+    frame = pd.DataFrame(rows)
+    if rows:
+        frame = frame.sort_values("tokens_per_second", ascending=False, kind="stable", ignore_index=True)
+    frame.attrs.update(evaluated=len(degrees), rejected=rejected)
+    return frame
+
+
+def techniques() -> pd.DataFrame:
+    """Every technique: name, family, paper, what it needs, and its options with their defaults."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "name": t.name,
+                "family": t.family,
+                "paper": t.paper,
+                "needs": t.needs,
+                "options": ", ".join(f"{key}={p.default}" for key, p in t.options.items()),
+            }
+            for t in registry().values()
+        ]
+    )
+
+
+def _engine(name: str) -> Callable[[Scenario], Result]:
+    if name not in ENGINES:
+        raise InputError(f"engine: {name!r} (legal: {', '.join(ENGINES)})")
+    return ENGINES[name]

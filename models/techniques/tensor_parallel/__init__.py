@@ -1,0 +1,1 @@
+"""Techniques for the all-reduces of tensor parallelism."""

@@ -1,0 +1,179 @@
+"""T3: the GEMM's own stores trigger the reduce-scatter, memory adds them up.
+
+arXiv 2401.16677 (ASPLOS 2024). The output is produced in as many chunks as there are ranks,
+staggered so that a rank starts with the chunk it must pass on first (section 4):
+
+* chunk 1 is stored straight into the ring neighbour's memory;
+* chunks 2 .. N-1 are stored locally as updates (op-and-store at the bank, past the cache), and once
+  the neighbour's update of the same tiles has arrived a DMA engine sends the sum on;
+* chunk N stays. When the last DMA update lands the reduce-scatter is complete; the all-gather
+  follows as an ordinary collective.
+
+GEMM and DMA traffic share the memory controllers. Plain arbitration serves them as they come: DMA
+bursts fill the DRAM queue and the GEMM, whose main loop keeps only the next slice in flight, stands
+still while they are served. The paper's memory-controller arbitration (MCA, section 4.5) serves the
+GEMM first and admits DMA accesses only below an occupancy threshold, so that an access of the GEMM
+waits behind that many queue entries at most.
+
+Devices without near-memory compute are given it, at T3's update cost: the question is what the
+hardware would buy. Not modelled: split-K GEMMs (section 7.7), correctness of irregular kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from ...build import Builder, Handle
+from ...kernels import Kernel
+from ...layers import Block
+from ...step import Step
+from .. import technique
+
+QUEUE_ENTRIES = 64  # DRAM scheduler queue per channel of Accel-Sim's GPU configurations
+# (DRAM utilisation of the GEMM alone, admitted queue entries): section 4.5 picks the threshold from
+# {5, 10, 30} by the memory intensity of the kernel's first stage.
+THRESHOLDS = ((0.5, 5), (0.25, 10), (0.0, 30))
+UPDATE_COST = 1.25  # where the device names none; see the t3-gpu preset for its derivation
+
+Arbitration = Literal["plain", "mca", "ideal", "ideal_nmc"]
+
+
+@technique(
+    family="tensor_parallel",
+    paper="T3, arXiv 2401.16677",
+    needs="track-and-trigger hardware and near-memory reduction (assumed where the device has none)",
+)
+def t3(step: Step, build: Builder, *, arbitration: Arbitration = "plain") -> Handle:
+    """Fused GEMM and reduce-scatter, then an all-gather.
+
+    Parameters
+    ----------
+    arbitration : str
+        plain | mca: how the DRAM queue is shared; ideal: GEMM and an ordinary reduce-scatter overlap
+        without contention or dependence; ideal_nmc: the same with near-memory reduction.
+    """
+    reduced = build.start
+    for block in step.blocks:
+        *before, last = block.kernels
+        ready = build.compute(before, after=reduced)
+        if last.shape is None or not block.output_bytes:
+            reduced = build.all_reduce(block, after=build.compute([last], after=ready))
+        else:
+            fused = _ideal if arbitration.startswith("ideal") else _fused
+            scattered = fused(build, block, last, ready, arbitration)
+            reduced = build.all_gather(block, after=scattered)
+        build.defer(block, after=reduced)
+    return reduced
+
+
+def _fused(build: Builder, block: Block, gemm: Kernel, ready: Handle, arbitration: str) -> Handle:
+    """GEMM chunks, triggered DMA transfers and near-memory updates on every rank."""
+    ranks, size, device = build.tp, block.output_bytes, build.device
+    chunk = size / ranks
+    update = device.near_memory.update_cost if device.near_memory else UPDATE_COST
+    uncached = build.kernels.uncached_gemm(gemm)  # output past the cache: inputs stay longer
+    piece = uncached.time / ranks
+    transfer = chunk / build.group.ring_bandwidth()
+    latency = build.group.hop_latency(bulk=False)
+    # DRAM time of one ring step on a rank: the outgoing read and the incoming update.
+    served = [(read * chunk + update * chunk) / device.memory_bandwidth for read in (0, 1)]
+    leak = 0.0
+    if arbitration == "mca":
+        leak = _threshold(gemm, build) / QUEUE_ENTRIES * served[1]
+
+    arrived: Handle = ()
+    out = ready
+    for index in range(ranks):
+        local = chunk if index else 0.0  # the first chunk is stored remotely
+        part = replace(
+            uncached,
+            time=piece,
+            flops=uncached.flops / ranks,
+            memory_bytes=uncached.memory_bytes / ranks + local,
+            overhead=uncached.overhead if index == 0 else leak,
+        )
+        before = out
+        out = _chunk(build, part, before, local * (update - 1.0))
+        if index == ranks - 1:
+            return build.join((out, arrived))
+        # Tiles flow as they are stored, so a transfer may start with its chunk but not end before it.
+        sent = _transfer(
+            build,
+            block,
+            chunk,
+            transfer,
+            latency,
+            served[min(index, 1)],
+            index > 0,
+            (before, arrived),
+            arbitration,
+        )
+        arrived = build.join((out, sent))
+    return out
+
+
+def _chunk(build: Builder, part: Kernel, after: Handle, extra_update: float) -> Handle:
+    """One chunk of the GEMM on every rank; it needs the DRAM queue for as long as it runs."""
+    return tuple(
+        build.kernel(part, rank, build.own(i, after), queue=True, slow_writes=extra_update)
+        for i, rank in enumerate(build.ranks)
+    )
+
+
+def _transfer(
+    build: Builder,
+    block: Block,
+    chunk: float,
+    time: float,
+    latency: float,
+    served: float,
+    reads: bool,
+    after: tuple[Handle, Handle],
+    arbitration: str,
+) -> Handle:
+    """One ring step on every rank: read, send, and the neighbour's update arriving here."""
+    found = []
+    produced, arrived = after
+    for i, rank in enumerate(build.ranks):
+        source = build.previous(rank)
+        waits = build.own(i, produced) + ((arrived[source],) if arrived else ())
+        demand = {
+            f"link[{rank}]": min(chunk, time * build.cluster.link.bandwidth),
+            f"hbm[{rank}]": min(served, time) * build.device.memory_bandwidth,
+        }
+        if arbitration == "plain":
+            demand[build.dram_queue(rank)] = min(served, time)
+        found.append(
+            build.program.add(
+                "triggered DMA" if reads else "remote stores",
+                kind="communication",
+                rank=rank,
+                stream="dma",
+                after=tuple(sorted(set(waits))),
+                duration=time,
+                latency=latency,
+                demand=demand,
+                priority=0 if arbitration == "plain" else 2,
+                communication="reduce_scatter",
+                communication_bytes=chunk,
+                memory_bytes=chunk * (1 + reads),
+                read_bytes=chunk * reads,
+            )
+        )
+    return tuple(found)
+
+
+def _threshold(gemm: Kernel, build: Builder) -> int:
+    """Admitted queue entries of communication, by how busy the GEMM alone keeps the DRAM."""
+    busy = gemm.memory_bytes / build.device.memory_bandwidth / gemm.time
+    return next(entries for least, entries in THRESHOLDS if busy >= least)
+
+
+def _ideal(build: Builder, block: Block, gemm: Kernel, ready: Handle, arbitration: str) -> Handle:
+    """GEMM and reduce-scatter side by side, sharing nothing."""
+    cost = build.group.reduce_scatter(block.output_bytes)
+    if arbitration == "ideal_nmc":
+        cost = build.group.near_memory_reduce_scatter(block.output_bytes)
+    scattered = build.collective(cost, ready, stream="dma", shared=False)
+    return build.join((build.compute([gemm], after=ready), scattered))
