@@ -1,0 +1,372 @@
+"""The command line: the public names of the package, one command each.
+
+Answers go to stdout, progress and errors to stderr. Exit status 0 when done, 2 on bad input with one
+line that names file, key and legal range.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .hardware.errors import InputError
+from .models import study
+from .models.scenario import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    name="commlens",
+    help="What a communication technique buys, before it is built.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+catalog = typer.Typer(help="What there is to choose from.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(catalog, name="list")
+
+ScenarioPath = Annotated[Path, typer.Argument(help="Scenario file (YAML or JSON).", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as in plan.tp=4; repeatable."),
+]
+Engine = Annotated[str, typer.Option(help="simulate (discrete-event) or estimate (closed form).")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the whole table to this file.")]
+
+# What a table for people shows; --json and --csv have every field.
+COLUMNS = ["time_s", "tokens_per_second", "speedup", "mfu", "exposed_communication_s", "fits"]
+
+
+@app.command()
+def simulate(
+    scenario: ScenarioPath,
+    as_json: AsJson = False,
+    changes: Set = None,
+    engine: Engine = "simulate",
+    timeline: Annotated[Path | None, typer.Option(help="Write a timeline picture here (.png, .svg, .pdf).")] = None,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option(help="Write a trace for ui.perfetto.dev here (.json or .json.gz)."),
+    ] = None,
+    phase: Annotated[str | None, typer.Option(help="Phase to draw; default the last.")] = None,
+) -> None:
+    """Predict one scenario."""
+    if engine not in study.ENGINES:
+        raise InputError(f"--engine: {engine!r} (legal: {', '.join(study.ENGINES)})")
+    if (timeline or perfetto) and engine == "estimate":
+        raise InputError("--timeline, --perfetto: an estimate has no trace (legal: --engine simulate)")
+    result = study.ENGINES[engine](_scenario(scenario, changes))
+    if phase is not None and phase not in result.traces:
+        raise InputError(f"--phase: {phase!r} (legal: {', '.join(result.traces)})")
+    print(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
+    if timeline:
+        with _writing("--timeline", timeline):
+            result.timeline(phase=phase).figure.savefig(timeline, dpi=150, bbox_inches="tight")
+    if perfetto:
+        with _writing("--perfetto", perfetto):
+            result.to_perfetto(perfetto, phase=phase)
+
+
+@app.command()
+def compare(
+    scenario: ScenarioPath,
+    techniques: Annotated[str, typer.Option(help="Comma-separated names; default all.")] = "",
+    as_json: AsJson = False,
+    changes: Set = None,
+    engine: Engine = "simulate",
+    csv: Csv = None,
+) -> None:
+    """Predict one scenario with each of several techniques."""
+    names = [_technique(text) for text in techniques.split(",") if text] or list(study.techniques()["name"])
+    with _progress("comparing") as step:
+        frame = study.compare(_scenario(scenario, changes), names, engine, step)
+    _table(frame, as_json, csv)
+
+
+@app.command()
+def sweep(
+    scenario: ScenarioPath,
+    grid: Annotated[list[str], typer.Option("--grid", metavar="KEY=V1,V2", help="Values of a key; repeatable.")],
+    as_json: AsJson = False,
+    changes: Set = None,
+    engine: Engine = "simulate",
+    csv: Csv = None,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes to spread the points over.")] = 1,
+) -> None:
+    """Predict every combination of the values of some keys."""
+    import yaml
+
+    values = {}
+    for item in grid:
+        key, text = _pair("--grid", item)
+        values[key] = [yaml.safe_load(part) for part in text.split(",")]
+    base = _scenario(scenario, changes)
+    with _progress("sweeping") as step, _executor(workers) as executor:
+        frame = study.sweep(base, values, executor, engine, step)
+    _table(frame, as_json, csv, first=[*values], also=["error"])
+
+
+@app.command()
+def search(
+    scenario: ScenarioPath,
+    devices: Annotated[int | None, typer.Option(help="Devices to use; default all of the cluster.")] = None,
+    as_json: AsJson = False,
+    changes: Set = None,
+    csv: Csv = None,
+) -> None:
+    """Find plans that fit, best first."""
+    with _progress("searching") as step:
+        frame = study.search(_scenario(scenario, changes), devices, step)
+    _table(frame, as_json, csv, first=["tp", "dp"])
+    for plan, reason in frame.attrs["rejected"].items():
+        print(f"left out {plan}: {reason}", file=sys.stderr)
+
+
+@app.command()
+def validate(
+    family: Annotated[str | None, typer.Option(help="One family; default all.")] = None,
+    as_json: AsJson = False,
+    csv: Csv = None,
+) -> None:
+    """Hold predictions against published results."""
+    from .validation import validate as run
+    from .validation.report import text
+
+    with _progress("validating") as step:
+        frame = run(family, step)
+    if csv:
+        with _writing("--csv", csv):
+            frame.to_csv(csv, index=False)
+    print(frame.to_json(orient="records", indent=2) if as_json else text(frame))
+
+
+@catalog.command()
+def techniques() -> None:
+    """Print techniques, their family, paper, needs and options."""
+    frame = study.techniques()
+    _print(frame)
+
+
+@catalog.command()
+def models() -> None:
+    """Print shipped models and their parameter counts."""
+    import pandas as pd
+
+    from .hardware.units import format_number
+    from .models.library import load_model, model_names
+
+    shapes = [load_model(name) for name in model_names()]
+    _print(
+        pd.DataFrame(
+            [
+                {
+                    "model": m.name,
+                    "type": m.family,
+                    "parameters": format_number(m.parameters()),
+                    "active": format_number(m.active_parameters()),
+                    "layers": m.layers,
+                    "hidden": m.hidden,
+                    "heads": f"{m.heads}/{m.kv_heads}",
+                }
+                for m in shapes
+            ]
+        )
+    )
+
+
+@catalog.command()
+def devices() -> None:
+    """Print shipped devices."""
+    import pandas as pd
+
+    from .hardware import device_names, load_device
+    from .hardware.units import format_rate, format_size
+
+    known = [load_device(name) for name in device_names()]
+    _print(
+        pd.DataFrame(
+            [
+                {
+                    "device": d.name,
+                    "bf16 or fp16 TFLOP/s": round(
+                        max(d.peak_flops.get("bf16", 0), d.peak_flops.get("fp16", 0)) / 1e12, 1
+                    ),
+                    "memory": format_size(d.memory_capacity),
+                    "bandwidth": format_rate(d.memory_bandwidth),
+                    "units": d.compute_units,
+                }
+                for d in known
+            ]
+        )
+    )
+
+
+@catalog.command()
+def clusters() -> None:
+    """Print shipped clusters."""
+    import pandas as pd
+
+    from .hardware import cluster_names, load_cluster
+    from .hardware.units import format_rate
+
+    known = [load_cluster(name) for name in cluster_names()]
+    _print(
+        pd.DataFrame(
+            [
+                {
+                    "cluster": c.name,
+                    "device": c.device.name,
+                    "per node": c.devices_per_node,
+                    "fabric": c.fabric,
+                    "link": format_rate(c.link.bandwidth),
+                    "nic": format_rate(c.nic.bandwidth) if c.nic else "-",
+                }
+                for c in known
+            ]
+        )
+    )
+
+
+@catalog.command()
+def software() -> None:
+    """Print shipped software profiles."""
+    import pandas as pd
+
+    from .models.software import load_software, software_names
+
+    known = [load_software(name) for name in software_names()]
+    _print(
+        pd.DataFrame(
+            [
+                {
+                    "software": s.name,
+                    "attention": s.attention,
+                    "kernel gap": s.kernel_overhead,
+                    "collective overhead": s.collective_overhead,
+                    "calibrated on": ", ".join(s.calibrated_on) or "-",
+                }
+                for s in known
+            ]
+        )
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        app(arguments, standalone_mode=False)
+    except InputError as problem:
+        sys.exit(_fail(str(problem)))
+    except typer.TyperException as problem:
+        if type(problem).__name__ == "NoArgsIsHelpError":  # its message is the help text
+            print(problem.format_message(), file=sys.stderr)
+            sys.exit(2)
+        sys.exit(_fail(problem.format_message()))
+    except typer.Abort:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output is gone
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _scenario(path: Path, changes: list[str] | None) -> Any:
+    import yaml
+
+    scenario = Scenario.load(path)
+    if not changes:
+        return scenario
+    values = {}
+    for item in changes:
+        key, text = _pair("--set", item)
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"--set {key}: {text!r} is not a YAML value") from None
+    return scenario.replace(values)
+
+
+def _pair(option: str, item: str) -> tuple[str, str]:
+    key, equals, text = item.partition("=")
+    if not (key and equals and text):
+        raise InputError(f"{option}: {item!r} (legal: KEY=VALUE, as in plan.tp=4)")
+    return key, text
+
+
+def _technique(text: str) -> str | dict[str, Any]:
+    """`t3` or `t3:arbitration=mca`."""
+    import yaml
+
+    name, colon, options = text.partition(":")
+    if not colon:
+        return name
+    pairs = (_pair("--techniques", item) for item in options.split(":"))
+    return {"name": name, **{key: yaml.safe_load(value) for key, value in pairs}}
+
+
+def _table(
+    frame: pd.DataFrame,
+    as_json: bool,
+    csv: Path | None,
+    first: list[str] | None = None,
+    also: list[str] | None = None,
+) -> None:
+    if csv:
+        with _writing("--csv", csv):
+            frame.to_csv(csv)
+    if as_json:
+        print(frame.reset_index().to_json(orient="records", indent=2))
+        return
+    chosen = [c for c in [*(first or []), *COLUMNS, *(also or [])] if c in frame]
+    if "error" in chosen and frame["error"].isna().all():
+        chosen.remove("error")
+    _print(frame[chosen], index=frame.index.name is not None)
+
+
+def _print(frame: pd.DataFrame, index: bool = False) -> None:
+    print(frame.to_string(index=index, float_format=lambda value: f"{value:.4g}"))
+
+
+@contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{option}: cannot write {path}: {problem}") from None
+
+
+@contextmanager
+def _executor(workers: int) -> Iterator[Any]:
+    if workers == 1:
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, from the second second on and only on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,132 @@
+"""The command line as a user runs it: answers on stdout, one line on stderr and exit 2 for mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCENARIO = """
+model: llama-3.1-8b
+cluster: dgx-h100
+workload: {phase: generate, prompt: 128, new_tokens: 16, global_batch: 4}
+plan: {tp: 4}
+"""
+
+
+def commlens(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "commlens", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli")
+    (path / "scenario.yaml").write_text(SCENARIO)
+    return path
+
+
+def test_simulate_prints_json_with_the_contract_fields(folder):
+    done = commlens("simulate", "scenario.yaml", "--json", "--set", "techniques=[ladder_residual]", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    fields = json.loads(done.stdout)
+    assert {
+        "time_s",
+        "tokens_per_second",
+        "tokens_per_second_per_device",
+        "model_flops_per_device",
+        "mfu",
+        "compute_s",
+        "communication_s",
+        "exposed_communication_s",
+        "communication_bytes",
+        "memory_traffic_bytes",
+        "memory_bytes",
+        "fits",
+        "bound",
+        "interval_s",
+        "warnings",
+    } <= set(fields)
+    assert sum(fields["bound"].values()) == pytest.approx(1)
+    low, high = fields["interval_s"]
+    assert low < fields["time_s"] < high
+
+
+def test_simulate_writes_pictures_and_traces(folder):
+    done = commlens("simulate", "scenario.yaml", "--timeline", "t.png", "--perfetto", "t.json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "t.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "t.json").read_text())["traceEvents"]
+
+
+def test_compare_sweep_search_and_list(folder):
+    table = commlens("compare", "scenario.yaml", "--techniques", "baseline,t3:arbitration=mca", cwd=folder)
+    assert table.returncode == 0
+    assert "t3 (arbitration=mca)" in table.stdout
+    assert "speedup" in table.stdout
+    swept = commlens("sweep", "scenario.yaml", "--grid", "plan.tp=1,2,3", "--csv", "sweep.csv", cwd=folder)
+    assert swept.returncode == 0
+    assert "does not divide" in swept.stdout
+    assert len((folder / "sweep.csv").read_text().splitlines()) == 4
+    found = commlens("search", "scenario.yaml", "--devices", "4", "--json", cwd=folder)
+    assert found.returncode == 0
+    assert json.loads(found.stdout)[0]["tp"] in (1, 2, 4)
+    for what in ("techniques", "models", "devices", "clusters", "software"):
+        shown = commlens("list", what, cwd=folder)
+        assert shown.returncode == 0
+        assert len(shown.stdout.splitlines()) > 2
+
+
+MISTAKES = {
+    "no such file": (["simulate", "nothing.yaml"], ["nothing.yaml"]),
+    "unknown key": (["simulate", "scenario.yaml", "--set", "plan.tpp=2"], ["plan.tpp"]),
+    "tp": (["simulate", "scenario.yaml", "--set", "plan.tp=5"], ["plan.tp", "divide"]),
+    "bad set": (["simulate", "scenario.yaml", "--set", "plan.tp"], ["--set", "KEY=VALUE"]),
+    "bad yaml value": (["simulate", "scenario.yaml", "--set", "plan=[1"], ["--set", "plan"]),
+    "unknown command": (["simulat"], ["simulat"]),
+    "unknown option": (["simulate", "scenario.yaml", "--jsn"], ["--jsn"]),
+    "missing argument": (["compare"], ["SCENARIO"]),
+    "unknown technique": (["compare", "scenario.yaml", "--techniques", "t4"], ["t4", "t3"]),
+    "no trace of an estimate": (
+        ["simulate", "scenario.yaml", "--engine", "estimate", "--timeline", "x.png"],
+        ["estimate"],
+    ),
+    "unknown engine": (
+        ["simulate", "scenario.yaml", "--engine", "astra"],
+        ["astra", "simulate, estimate"],
+    ),
+    "unknown phase": (
+        ["simulate", "scenario.yaml", "--phase", "training"],
+        ["training", "prefill, decode"],
+    ),
+    "unknown family": (["validate", "--family", "tensors"], ["tensors", "tensor_parallel"]),
+    "unwritable": (
+        ["simulate", "scenario.yaml", "--timeline", "no/such/folder/x.png"],
+        ["--timeline", "x.png"],
+    ),
+    "unknown format": (
+        ["simulate", "scenario.yaml", "--timeline", "x.bmpx"],
+        ["--timeline", "x.bmpx"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line_and_exit_2(folder, name):
+    arguments, words = MISTAKES[name]
+    done = commlens(*arguments, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "" or name in ("unwritable", "unknown format")
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
