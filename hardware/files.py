@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import BaseModel, ValidationError
 
 LIMIT = 1_000_000  # bytes; the largest real configuration files are some tens of kilobytes
 
@@ -75,7 +75,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
     try:
         data = json.loads(read_text(path), object_pairs_hook=pairs)
-    except (json.JSONDecodeError, RecursionError) as problem:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as problem:
         raise InputError(f"{path}: is not valid JSON: {_first_line(problem)}") from None
     return _mapping(data, path)
 
@@ -109,17 +111,21 @@ def check(schema: type[Schema], data: Mapping[str, Any], where: str) -> Schema:
         raise InputError(_describe(schema, problem, where)) from None
 
 
-def _describe(schema: type[BaseModel], problem: ValidationError, where: str) -> str:  # type: ignore[name-defined]  # noqa: F821
+def _describe(schema: type[BaseModel], problem: ValidationError, where: str) -> str:
     errors = problem.errors(include_url=False)
     # A union reports every branch; the deepest error belongs to the branch the user meant.
     error = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
-    path = ".".join(str(part) for part in error["loc"] if not _is_branch(part))
+    keys = [str(part) for part in error["loc"] if not _is_branch(part)]
+    path = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        legal = _keys(schema, error["loc"][:-1])
-        return f"{where}: {path}: unknown key (legal: {', '.join(legal)}){nearest(str(error['loc'][-1]), legal)}"
+        legal = sorted(_properties(schema.model_json_schema(), keys[:-1]))
+        return f"{where}: {path}: unknown key (legal: {', '.join(legal)}){nearest(keys[-1], legal)}"
     value = error.get("input")
-    shown = "" if error["type"] == "missing" or isinstance(value, Mapping) else f"{value!r}: "
-    return f"{where}: {path}: {shown}{' '.join(error['msg'].split())}"
+    shown = "" if error["type"] == "missing" or isinstance(value, Mapping) else f"{str(value)!r:.60}: "
+    said = " ".join(error["msg"].removeprefix("Value error, ").split())
+    if "(legal: " not in said:
+        said += f" (legal: {_legal(schema.model_json_schema(), keys)})"
+    return f"{where}: {path + ': ' if path else ''}{shown}{said}"
 
 
 def _is_branch(part: Any) -> bool:
@@ -128,14 +134,48 @@ def _is_branch(part: Any) -> bool:
     return text in ("str", "int", "float") or "[" in text or text.endswith("File")
 
 
-def _keys(schema: Any, path: tuple[Any, ...]) -> list[str]:
-    """Legal keys of the (nested) schema at a path."""
-    for part in path:
-        field = getattr(schema, "model_fields", {}).get(str(part))
-        if field is None:
-            continue
-        nested = [
-            t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if hasattr(t, "model_fields")
-        ]
-        schema = nested[0] if nested else schema
-    return list(schema.model_fields)
+def _properties(document: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """Properties of the object at a path of a JSON schema."""
+    node: dict[str, Any] = document
+    for part in [*path, ""]:
+        branches = [node, *node.get("anyOf", ()), node.get("items", {})]
+        for branch in list(branches):
+            if "$ref" in branch:
+                branches.append(document["$defs"][branch["$ref"].rsplit("/", 1)[-1]])
+        found = next((b["properties"] for b in branches if "properties" in b), {})
+        if not part:
+            return found
+        node = found.get(part, node)
+    return {}
+
+
+def _legal(document: dict[str, Any], path: list[str]) -> str:
+    """What a JSON schema allows at a path, in words."""
+    key = next((part for part in reversed(path) if not part.isdigit()), "")
+    node = _properties(document, path[: path.index(key)] if key else []).get(key, {})
+    said = []
+    for branch in (node, *node.get("anyOf", ())):
+        if "enum" in branch or "const" in branch:
+            said.append(", ".join(map(str, branch.get("enum", [branch.get("const")]))))
+        elif "minimum" in branch or "exclusiveMinimum" in branch:
+            low = branch.get("minimum", branch.get("exclusiveMinimum"))
+            high = branch.get("maximum", branch.get("exclusiveMaximum"))
+            said.append(
+                f"{_TYPES[branch['type']]}" + (f" of {low} or more" if high is None else f" from {low} to {high}")
+            )
+        elif branch.get("type") in _TYPES:
+            said.append(_TYPES[branch["type"]])
+        elif "$ref" in branch:
+            said.append("a mapping")
+    return " or ".join(dict.fromkeys(said)) or "a value of the documented form"
+
+
+_TYPES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "null",
+}
