@@ -3,7 +3,7 @@
 >>> import commlens as cl
 >>> scenario = cl.Scenario.from_dict({
 ...     "model": "llama-3.1-70b", "cluster": "dgx-h100", "plan": {"tp": 8},
-...     "workload": {"phase": "generate", "prompt": 1024, "new_tokens": 512, "global_batch": 1}})
+...     "workload": {"phase": "generate", "prompt": 1024, "new_tokens": 512, "global_batch": 4}})
 >>> cl.compare(scenario, ["baseline", "ladder_residual"])["speedup"].round(1).tolist()
 [1.0, 1.3]
 """

@@ -84,7 +84,7 @@ def load_software(what: str | Mapping[str, Any], where: str = "software") -> Sof
         return _by_name(what, where)
     data = dict(what)
     base = data.pop("preset", None)
-    start = {} if base is None else _raw(str(base), where)
+    start = {"name": "software"} if base is None else _raw(str(base), where)
     return _build({**start, **data}, where)
 
 

@@ -93,7 +93,7 @@ MISTAKES = {
     "bad yaml value": (["simulate", "scenario.yaml", "--set", "plan=[1"], ["--set", "plan"]),
     "unknown command": (["simulat"], ["simulat"]),
     "unknown option": (["simulate", "scenario.yaml", "--jsn"], ["--jsn"]),
-    "missing argument": (["compare"], ["SCENARIO"]),
+    "missing argument": (["compare"], ["scenario"]),
     "unknown technique": (["compare", "scenario.yaml", "--techniques", "t4"], ["t4", "t3"]),
     "no trace of an estimate": (
         ["simulate", "scenario.yaml", "--engine", "estimate", "--timeline", "x.png"],

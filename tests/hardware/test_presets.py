@@ -1,0 +1,165 @@
+"""Every shipped device, link and cluster loads, has sources, and holds together."""
+
+import networkx as nx
+import pytest
+import yaml
+
+from commlens.hardware import (
+    InputError,
+    cluster_names,
+    device_names,
+    load_cluster,
+    load_device,
+    load_link,
+)
+from commlens.hardware.library import PRESETS, _unwrap
+
+NAMED = {
+    "a100-40-sxm", "a100-80-sxm", "h100-sxm", "h200-sxm", "b200", "mi210", "mi250x", "mi300x", "a10", "l20", "a40",
+    "v100-sxm", "cpu-x86", "t3-gpu",
+}  # fmt: skip
+
+
+def test_the_named_presets_are_there():
+    assert set(device_names()) >= NAMED
+    assert set(cluster_names()) >= {"dgx-a100", "dgx-h100", "hgx-h200", "gb200-nvl72", "pcie-8", "ring", "t3-ring"}
+    assert load_cluster("hgx-h100").device.name == "h100-sxm"
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_every_number_has_a_source(path):
+    data = yaml.safe_load(path.read_text())
+
+    def walk(node, trail):
+        if isinstance(node, dict):
+            if set(node) == {"value", "source"}:
+                assert len(node["source"]) > 3, trail
+                return
+            for key, value in node.items():
+                walk(value, [*trail, key])
+        else:
+            assert isinstance(node, str | bool), f"{trail}: {node!r} without a source"
+            assert not str(node)[:1].isdigit(), trail
+
+    walk(data, [path.stem])
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_devices_are_plausible(name):
+    device = load_device(name)
+    assert device.flops("fp32") > 0
+    half = max(device.peak_flops.get("bf16", 0), device.peak_flops.get("fp16", 0))
+    assert half > device.peak_flops["fp32"]
+    # FLOP per unit and clock of dense half precision is a power of two on real machines, within rounding
+    assert 256 <= half / device.compute_units / device.clock <= 9000
+    assert 10 < half / device.memory_bandwidth < 1000
+    assert device.sources["memory_bandwidth"]
+
+
+def test_datasheet_traps():
+    h100, a100 = load_device("h100-sxm"), load_device("a100-80-sxm")
+    assert h100.flops("bf16") == pytest.approx(989.4e12)  # dense, not 1979 sparse
+    assert h100.flops("fp8") == pytest.approx(2 * h100.flops("bf16"), rel=1e-3)
+    assert load_link("nvlink4").bandwidth == 450e9  # per direction, not 900
+    assert load_device("a100-40-sxm").memory_bandwidth < a100.memory_bandwidth
+    assert load_device("mi250x").compute_units == 110  # one die
+
+
+def test_unknown_format_names_what_there_is():
+    with pytest.raises(InputError, match=r"fp8.*bf16"):
+        load_device("a100-80-sxm").flops("fp8")
+
+
+@pytest.mark.parametrize("name", cluster_names())
+def test_every_pair_of_ranks_is_joined(name):
+    cluster = load_cluster(name)
+    graph = cluster.graph()
+    devices = [node for node, data in graph.nodes(data=True) if data.get("kind") == "device"]
+    assert len(devices) == cluster.size
+    assert nx.is_strongly_connected(graph)
+    route = cluster.route(0, cluster.size - 1)
+    assert route
+    assert min(edge["bandwidth"] for edge in route) == cluster.link.bandwidth
+
+
+def test_nodes_are_joined_by_their_adapters():
+    cluster = load_cluster({"preset": "dgx-h100", "nodes": 3})
+    assert cluster.size == 24
+    inside, across = cluster.route(0, 7), cluster.route(0, 8)
+    assert {edge["resource"].split(":")[0] for edge in inside} == {"nvlink4"}
+    assert {edge["resource"].split(":")[0] for edge in across} == {"ndr400"}
+    assert sum(edge["latency"] for edge in inside) == pytest.approx(cluster.link.latency)
+    assert cluster.ring([0, 8, 16]) == [(0, 8), (8, 16), (16, 0)]
+    assert cluster.ring([4]) == []
+
+
+def test_half_duplex_directions_share_one_resource():
+    half = load_cluster({"preset": "pcie-8", "link": {"duplex": "half"}}).graph()
+    full = load_cluster("pcie-8").graph()
+    assert half.edges["gpu0", "switch0.0"]["resource"] == half.edges["switch0.0", "gpu0"]["resource"]
+    assert full.edges["gpu0", "switch0.0"]["resource"] != full.edges["switch0.0", "gpu0"]["resource"]
+
+
+def test_sockets_are_joined_once():
+    route = load_cluster("pcie-8").route(0, 7)
+    assert [edge["target"] for edge in route] == ["switch0.0", "switch0.1", "gpu7"]
+
+
+def test_without_peer_to_peer_traffic_takes_the_adapters():
+    cluster = load_cluster({"preset": "dgx-h100", "p2p": False})
+    assert cluster.link.name == "ndr400"
+    assert {edge["resource"].split(":")[0] for edge in cluster.route(0, 1)} == {"ndr400"}
+    with pytest.raises(InputError, match="nic"):
+        load_cluster({"preset": "ring", "p2p": False})
+
+
+def test_own_devices_and_clusters_from_files(tmp_path):
+    text = yaml.safe_load((PRESETS / "devices" / "a10.yaml").read_text())
+    plain, _ = _unwrap(text)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**plain, "memory_bandwidth": "700 GB/s"}))
+    mine = load_device(str(tmp_path / "mine.yaml"))
+    assert (mine.name, mine.memory_bandwidth) == ("mine", 700e9)
+    (tmp_path / "box.yaml").write_text(
+        yaml.safe_dump(
+            {"device": str(tmp_path / "mine.yaml"), "devices_per_node": 4, "link": "pcie4", "fabric": "pcie"}
+        )
+    )
+    box = load_cluster(str(tmp_path / "box.yaml"))
+    assert (box.size, box.device.memory_bandwidth, box.link.name) == (4, 700e9, "pcie4")
+
+
+def test_nested_changes_keep_the_rest_of_a_preset():
+    changed = load_cluster({"preset": "dgx-h100", "device": {"memory_capacity": "96 GiB"}, "link": {"bandwidth": 1e11}})
+    assert changed.device.memory_capacity == 96 * 2**30
+    assert changed.device.flops("bf16") == load_device("h100-sxm").flops("bf16")
+    assert (changed.link.bandwidth, changed.link.latency) == (1e11, load_link("nvlink4").latency)
+    one_rate = load_device({"preset": "h100-sxm", "peak_flops": {"bf16": "800 TFLOP/s"}})
+    assert (one_rate.flops("bf16"), one_rate.flops("fp8")) == (800e12, 1978.9e12)
+
+
+BAD = {
+    "misspelt device": (load_device, "h100-smx", ["h100-smx", "h100-sxm"]),
+    "misspelt link": (load_link, "nvlnk4", ["nvlnk4", "nvlink4"]),
+    "no such file": (load_device, "nothing.yaml", ["nothing.yaml"]),
+    "unknown key": (load_device, {"preset": "h100-sxm", "memory_bandwith": 1}, ["memory_bandwith", "memory_bandwidth"]),
+    "wrong unit": (load_device, {"preset": "h100-sxm", "memory_capacity": "80 GiBs"}, ["80 GiBs", "80 GiB"]),
+    "negative": (load_device, {"preset": "h100-sxm", "memory_bandwidth": -1}, ["memory_bandwidth", "legal"]),
+    "absurd": (load_cluster, {"preset": "dgx-h100", "nodes": 10**9}, ["nodes", "100000"]),
+    "not finite": (load_device, {"preset": "h100-sxm", "clock": "inf GHz"}, ["clock"]),
+    "share above one": (load_device, {"preset": "h100-sxm", "gemm_efficiency": 1.2}, ["gemm_efficiency", "0.01 to 1"]),
+    "no way between nodes": (load_cluster, {"preset": "ring", "nodes": 2}, ["nic", "2 nodes"]),
+    "unknown format": (load_device, {"preset": "h100-sxm", "peak_flops": {"bf17": 1e12}}, ["bf17", "bf16"]),
+    "nested": (load_cluster, {"preset": "dgx-h100", "link": {"latncy": 1}}, ["latncy", "latency"]),
+    "number for a name": (load_cluster, 7, ["7", "legal"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(name):
+    load, what, words = BAD[name]
+    with pytest.raises(InputError) as caught:
+        load(what)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
