@@ -42,7 +42,9 @@ def plot(trace: Trace, ax: Axes | None = None, window: tuple[float, float] | Non
     """
     import matplotlib.pyplot as plt
 
-    rows = sorted(trace.program.streams, key=lambda place: place[0])  # stable within a rank
+    shown = {(task.rank, task.stream) for task in trace.program.tasks if task.kind != "sync"}
+    # Stable within a rank; a stream of joins only has nothing to see.
+    rows = sorted((place for place in trace.program.streams if place in shown), key=lambda place: place[0])
     if ax is None:
         height = min(1.2 + 0.34 * max(len(rows), 2), 40.0)
         _, ax = plt.subplots(figsize=(11, height), layout="constrained")
@@ -75,10 +77,10 @@ def plot(trace: Trace, ax: Axes | None = None, window: tuple[float, float] | Non
 def _bars(trace: Trace, ax: Axes, rows: list[tuple[int, str]], scale: float) -> None:
     row = {place: number for number, place in enumerate(rows)}
     tasks = trace.program.tasks
-    rows_of = np.array([row[task.rank, task.stream] for task in tasks], dtype=int)
+    rows_of = np.array([row.get((task.rank, task.stream), -1) for task in tasks], dtype=int)
     start, length = trace.start / scale, (trace.end - trace.start) / scale
     left, right = ax.get_xlim()
-    seen = (length > 0) & (start < right) & (start + length > left)
+    seen = (rows_of >= 0) & (length > 0) & (start < right) & (start + length > left)
     # Many thin bars: an edge would hide them, so they get none.
     few = int(seen.sum()) <= _MOST_NAMES
     edge = {"edgecolor": "white", "linewidth": 0.5} if few else {"linewidth": 0}
@@ -104,6 +106,8 @@ def _write_names(trace: Trace, ax: Axes, rows_of: np.ndarray, start: np.ndarray,
     width = ax.get_window_extent().width / ax.figure.dpi * 72  # points
     size = 7.0
     for task in trace.program.tasks:
+        if rows_of[task.id] < 0:
+            continue
         room = (end[task.id] - start[task.id]) / (right - left) * width
         if room > size * 0.62 * len(task.name) + 4:
             ax.text(

@@ -135,6 +135,13 @@ def test_settings_parse():
     assert ladder.parse({"setting": "TP8 P2P on", "model": "70B", "metric": ""}) is None
 
 
+def test_the_interval_is_the_error_on_rows_not_fitted(table):
+    from commlens.models.software import load_software
+
+    held = table[(table["metric"] == "end-to-end throughput") & (table["split"] == "held out")]
+    assert load_software("torch-compile").error == pytest.approx(held["error"].abs().quantile(0.9), abs=2e-3)
+
+
 @pytest.mark.slow
 def test_the_committed_profile_is_what_the_fit_gives():
     from commlens.models.software import load_software
