@@ -142,7 +142,7 @@ def _properties(document: dict[str, Any], path: list[str]) -> dict[str, Any]:
         for branch in list(branches):
             if "$ref" in branch:
                 branches.append(document["$defs"][branch["$ref"].rsplit("/", 1)[-1]])
-        found = next((b["properties"] for b in branches if "properties" in b), {})
+        found: dict[str, Any] = next((b["properties"] for b in branches if "properties" in b), {})
         if not part:
             return found
         node = found.get(part, node)

@@ -16,6 +16,7 @@ from .techniques import registry
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_DEVICES = 1_000_000
 Progress = Callable[[int, int], None]
 ENGINES: Mapping[str, Callable[[Scenario], Result]] = {"simulate": simulate, "estimate": estimate}
 
@@ -124,8 +125,8 @@ def _point(data: Mapping[str, Any], engine: str) -> dict[str, Any]:
 def search(scenario: Scenario, devices: int | None = None, progress: Progress | None = None) -> pd.DataFrame:
     """Plans for a number of devices that fit in memory, best throughput first.
 
-    Tensor-parallel degrees that divide the heads and stay within the cluster are tried, the rest of
-    the devices being data-parallel replicas.
+    Tensor-parallel degrees that divide the heads are tried, the rest of the devices being
+    data-parallel replicas. More devices than the cluster has add nodes of the same kind.
 
     Parameters
     ----------
@@ -145,8 +146,11 @@ def search(scenario: Scenario, devices: int | None = None, progress: Progress | 
     import pandas as pd
 
     count = scenario.cluster.size if devices is None else devices
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= scenario.cluster.size:
-        raise InputError(f"devices: {devices!r} (legal: 1 to {scenario.cluster.size}, the cluster's size)")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_DEVICES:
+        raise InputError(f"devices: {devices!r} (legal: a whole number from 1 to {MOST_DEVICES})")
+    if count > scenario.cluster.size:
+        nodes = -(-count // scenario.cluster.devices_per_node)
+        scenario = scenario.replace({"plan.tp": 1, "plan.dp": 1, "cluster.nodes": nodes})
     degrees = [tp for tp in range(1, count + 1) if count % tp == 0 and scenario.model.heads % tp == 0]
     rows, rejected = [], {}
     for done, tp in enumerate(degrees):

@@ -200,9 +200,17 @@ def test_search_ranks_plans_that_fit():
     assert "{'tp': 1, 'dp': 8}" in frame.attrs["rejected"]
 
 
-@pytest.mark.parametrize("devices", [0, 9, True, 2.5])
-def test_search_refuses_devices_that_are_not_there(devices):
-    with pytest.raises(InputError, match="1 to 8"):
+def test_search_adds_nodes_for_more_devices():
+    data = change(workload={"phase": "training", "sequence_length": 2048, "global_batch": 64, "micro_batch": 1})
+    frame = search(Scenario.from_dict(data), devices=64)
+    assert (frame["tp"] * frame["dp"] == 64).all()
+    assert frame["tp"].max() == 32
+    assert frame.attrs["evaluated"] == 6
+
+
+@pytest.mark.parametrize("devices", [0, -1, True, 2.5, 10**9])
+def test_search_refuses_a_number_of_devices_that_is_none(devices):
+    with pytest.raises(InputError, match="1 to 1000000"):
         search(Scenario.from_dict(GOOD), devices)
 
 

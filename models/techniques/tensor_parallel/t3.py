@@ -58,12 +58,13 @@ def t3(step: Step, build: Builder, *, arbitration: Arbitration = "plain") -> Han
         *before, last = block.kernels
         ready = build.compute(before, after=reduced)
         if last.shape is None or not block.output_bytes:
-            reduced = build.all_reduce(block, after=build.compute([last], after=ready))
+            scattered = build.compute([last], after=ready)
+            reduced = build.all_reduce(block, after=scattered)
         else:
             fused = _ideal if arbitration.startswith("ideal") else _fused
             scattered = fused(build, block, last, ready, arbitration)
             reduced = build.all_gather(block, after=scattered)
-        build.defer(block, after=reduced)
+        build.defer(block, after=scattered)
     return reduced
 
 
