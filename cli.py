@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .catalog import catalog, show
 from .hardware.errors import InputError
 from .models import study
 from .models.scenario import Scenario
@@ -30,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-catalog = typer.Typer(help="What there is to choose from.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(catalog, name="list")
 
 ScenarioPath = Annotated[Path, typer.Argument(help="Scenario file (YAML or JSON).", show_default=False)]
@@ -149,117 +149,6 @@ def validate(
     print(frame.to_json(orient="records", indent=2) if as_json else text(frame))
 
 
-@catalog.command()
-def techniques() -> None:
-    """Print techniques, their family, paper, needs and options."""
-    frame = study.techniques()
-    _print(frame)
-
-
-@catalog.command()
-def models() -> None:
-    """Print shipped models and their parameter counts."""
-    import pandas as pd
-
-    from .hardware.units import format_number
-    from .models.library import load_model, model_names
-
-    shapes = [load_model(name) for name in model_names()]
-    _print(
-        pd.DataFrame(
-            [
-                {
-                    "model": m.name,
-                    "type": m.family,
-                    "parameters": format_number(m.parameters()),
-                    "active": format_number(m.active_parameters()),
-                    "layers": m.layers,
-                    "hidden": m.hidden,
-                    "heads": f"{m.heads}/{m.kv_heads}",
-                }
-                for m in shapes
-            ]
-        )
-    )
-
-
-@catalog.command()
-def devices() -> None:
-    """Print shipped devices."""
-    import pandas as pd
-
-    from .hardware import device_names, load_device
-    from .hardware.units import format_rate, format_size
-
-    known = [load_device(name) for name in device_names()]
-    _print(
-        pd.DataFrame(
-            [
-                {
-                    "device": d.name,
-                    "bf16 or fp16 TFLOP/s": round(
-                        max(d.peak_flops.get("bf16", 0), d.peak_flops.get("fp16", 0)) / 1e12, 1
-                    ),
-                    "memory": format_size(d.memory_capacity),
-                    "bandwidth": format_rate(d.memory_bandwidth),
-                    "units": d.compute_units,
-                }
-                for d in known
-            ]
-        )
-    )
-
-
-@catalog.command()
-def clusters() -> None:
-    """Print shipped clusters."""
-    import pandas as pd
-
-    from .hardware import cluster_names, load_cluster
-    from .hardware.units import format_rate
-
-    known = [load_cluster(name) for name in cluster_names()]
-    _print(
-        pd.DataFrame(
-            [
-                {
-                    "cluster": c.name,
-                    "device": c.device.name,
-                    "per node": c.devices_per_node,
-                    "fabric": c.fabric,
-                    "link": format_rate(c.link.bandwidth),
-                    "nic": format_rate(c.nic.bandwidth) if c.nic else "-",
-                }
-                for c in known
-            ]
-        )
-    )
-
-
-@catalog.command()
-def software() -> None:
-    """Print shipped software profiles."""
-    import pandas as pd
-
-    from .models.software import load_software, software_names
-
-    known = [load_software(name) for name in software_names()]
-    _print(
-        pd.DataFrame(
-            [
-                {
-                    "software": s.name,
-                    "attention": s.attention,
-                    "kernel gap": s.kernel_overhead,
-                    "collective overhead": s.collective_overhead,
-                    "calibrated on": ", ".join(s.calibrated_on) or "-",
-                }
-                for s in known
-            ]
-        )
-    )
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
@@ -333,11 +222,7 @@ def _table(
     chosen = [c for c in [*(first or []), *COLUMNS, *(also or [])] if c in frame]
     if "error" in chosen and frame["error"].isna().all():
         chosen.remove("error")
-    _print(frame[chosen], index=frame.index.name is not None)
-
-
-def _print(frame: pd.DataFrame, index: bool = False) -> None:
-    print(frame.to_string(index=index, float_format=lambda value: f"{value:.4g}"))
+    show(frame[chosen], index=frame.index.name is not None)
 
 
 @contextmanager

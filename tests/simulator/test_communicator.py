@@ -1,11 +1,12 @@
 """Choice of collective algorithm: wire bounds, limits of the formulas, and what the fabric adds."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from commlens.hardware import load_cluster
 from commlens.simulator import all_reduce_time
 from commlens.simulator.communicator import Communicator
-from hypothesis import given
-from hypothesis import strategies as st
 
 KINDS = ("all_reduce", "reduce_scatter", "all_gather")
 CLUSTERS = ("dgx-h100", "dgx-a100", "pcie-8", "t3-ring", "gb200-nvl72")
