@@ -33,13 +33,14 @@ def main() -> None:
         fused.append(_t3_line(tp, batch))
     print("Llama-3.1-70B, 8 x H100 (NVSwitch), prompt 1024 + 512 new tokens, bf16.")
     print("tokens/s predicted | measured, and speed-up over baseline predicted | measured")
-    print("(measured: arXiv 2501.06589, benchmark repository; - where no row is open; '*' does not fit in 80 GB)\n")
+    print("(measured: arXiv 2501.06589, benchmark repository; - where none is shipped; '*' does not fit in 80 GB)\n")
     print(
         f"{'tp':>2} {'batch':>5}  {'baseline':^15}"
         + "".join(f"  {label + ', speed-up':^29}" for label in list(VARIANTS.values())[1:])
     )
     print("\n".join(table))
-    print("\nT3 on the same model and machine, near-memory reduction assumed in its HBM: speed-up over baseline\n")
+    print("\nT3 on the same model and machine, near-memory reduction assumed in its HBM: speed-up over baseline")
+    print("(ideal: an ordinary reduce-scatter hidden for free, which still has to be launched)\n")
     columns = f"{'mca':>6} {'ideal':>6}"
     print(
         f"{'tp':>2} {'batch':>5}  {'prefill: plain':>14} {columns}   {'decode: plain':>13} {columns}   {'run: mca':>14}"

@@ -21,7 +21,7 @@ hardware would buy. Not modelled: split-K GEMMs (section 7.7), correctness of ir
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...build import Builder, Handle
@@ -70,96 +70,94 @@ def t3(step: Step, build: Builder, *, arbitration: Arbitration = "plain") -> Han
 
 def _fused(build: Builder, block: Block, gemm: Kernel, ready: Handle, arbitration: str) -> Handle:
     """GEMM chunks, triggered DMA transfers and near-memory updates on every rank."""
-    ranks, size, device = build.tp, block.output_bytes, build.device
-    chunk = size / ranks
-    update = device.near_memory.update_cost if device.near_memory else UPDATE_COST
+    ranks = build.tp
+    ring = _ring(build, block.output_bytes / ranks, arbitration)
     uncached = build.kernels.uncached_gemm(gemm)  # output past the cache: inputs stay longer
-    piece = uncached.time / ranks
-    transfer = chunk / build.group.ring_bandwidth()
-    latency = build.group.hop_latency(bulk=False)
-    # DRAM time of one ring step on a rank: the outgoing read and the incoming update.
-    served = [(read * chunk + update * chunk) / device.memory_bandwidth for read in (0, 1)]
     leak = 0.0
     if arbitration == "mca":
-        leak = _threshold(gemm, build) / QUEUE_ENTRIES * served[1]
+        leak = _threshold(gemm, build) / QUEUE_ENTRIES * (ring.read + ring.update)
 
-    arrived: Handle = ()
-    out = ready
+    out, sent = ready, ()
+    arrived: tuple[Handle, ...] = ()
     for index in range(ranks):
-        local = chunk if index else 0.0  # the first chunk is stored remotely
+        local = ring.chunk if index else 0.0  # the first chunk is stored remotely
         part = replace(
             uncached,
-            time=piece,
+            time=uncached.time / ranks,
             flops=uncached.flops / ranks,
             memory_bytes=uncached.memory_bytes / ranks + local,
-            overhead=uncached.overhead if index == 0 else leak,
+            overhead=leak if index else uncached.overhead,
         )
-        before = out
-        out = _chunk(build, part, before, local * (update - 1.0))
-        if index == ranks - 1:
-            return build.join((out, arrived))
-        # Tiles flow as they are stored, so a transfer may start with its chunk but not end before it.
-        sent = _transfer(
-            build,
-            block,
-            chunk,
-            transfer,
-            latency,
-            served[min(index, 1)],
-            index > 0,
-            (before, arrived),
-            arbitration,
-        )
-        arrived = build.join((out, sent))
-    return out
+        # Tiles flow as they are stored, so a transfer starts with its chunk, but its own chunk and
+        # the neighbour's must be there whole before the sum of the next one can be.
+        before, out = out, _compute_chunk(ring, part, out, local * (ring.update_cost - 1.0))
+        if index < ranks - 1:
+            sent = _send_chunk(ring, before, arrived, reads=index > 0)
+            arrived = (out, sent)
+    return build.join((out, sent))
 
 
-def _chunk(build: Builder, part: Kernel, after: Handle, extra_update: float) -> Handle:
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """One step of the reduce-scatter.
+
+    `chunk` bytes take `time` seconds of link and, of DRAM, `read` seconds for the DMA engine and
+    `update` seconds for the neighbour's chunk that arrives.
+    """
+
+    build: Builder
+    chunk: float
+    time: float
+    latency: float
+    read: float
+    update: float
+    update_cost: float
+    arbitration: str
+
+
+def _ring(build: Builder, chunk: float, arbitration: str) -> _Ring:
+    device = build.device
+    cost = device.near_memory.update_cost if device.near_memory else UPDATE_COST
+    read = chunk / device.memory_bandwidth
+    time = chunk / build.group.ring_bandwidth()
+    return _Ring(build, chunk, time, build.group.hop_latency(bulk=False), read, cost * read, cost, arbitration)
+
+
+def _compute_chunk(ring: _Ring, part: Kernel, after: Handle, extra_update: float) -> Handle:
     """One chunk of the GEMM on every rank; it needs the DRAM queue for as long as it runs."""
+    build = ring.build
     return tuple(
         build.kernel(part, rank, build.own(i, after), queue=True, slow_writes=extra_update)
         for i, rank in enumerate(build.ranks)
     )
 
 
-def _transfer(
-    build: Builder,
-    block: Block,
-    chunk: float,
-    time: float,
-    latency: float,
-    served: float,
-    reads: bool,
-    after: tuple[Handle, Handle],
-    arbitration: str,
-) -> Handle:
+def _send_chunk(ring: _Ring, produced: Handle, arrived: tuple[Handle, ...], reads: bool) -> Handle:
     """One ring step on every rank: read, send, and the neighbour's update arriving here."""
-    found = []
-    produced, arrived = after
+    build, found = ring.build, []
+    served = min(ring.update + (ring.read if reads else 0.0), ring.time)
     for i, rank in enumerate(build.ranks):
-        source = build.previous(rank)
-        waits = build.own(i, produced) + ((arrived[source],) if arrived else ())
         demand = {
-            f"link[{rank}]": min(chunk, time * build.cluster.link.bandwidth),
-            f"hbm[{rank}]": min(served, time) * build.device.memory_bandwidth,
+            f"link[{rank}]": min(ring.chunk, ring.time * build.cluster.link.bandwidth),
+            f"hbm[{rank}]": served * build.device.memory_bandwidth,
         }
-        if arbitration == "plain":
-            demand[build.dram_queue(rank)] = min(served, time)
+        if ring.arbitration == "plain":
+            demand[build.dram_queue(rank)] = served
         found.append(
             build.program.add(
                 "triggered DMA" if reads else "remote stores",
                 kind="communication",
                 rank=rank,
                 stream="dma",
-                after=tuple(sorted(set(waits))),
-                duration=time,
-                latency=latency,
+                after=build.every(build.own(i, produced), build.own(build.previous(rank), *arrived)),
+                duration=ring.time,
+                latency=ring.latency,
                 demand=demand,
-                priority=0 if arbitration == "plain" else 2,
+                priority=0 if ring.arbitration == "plain" else 2,
                 communication="reduce_scatter",
-                communication_bytes=chunk,
-                memory_bytes=chunk * (1 + reads),
-                read_bytes=chunk * reads,
+                communication_bytes=ring.chunk,
+                memory_bytes=ring.chunk * (1 + reads),
+                read_bytes=ring.chunk * reads,
             )
         )
     return tuple(found)
