@@ -130,7 +130,7 @@ class Kernels:
         self.bandwidth = device.memory_bandwidth * device.memory_efficiency
         gap = software.kernel_overhead
         self.overhead = device.launch_overhead if gap is None else gap
-        self._gemms: dict[tuple[float | bool | None, ...], tuple[float, float]] = {}
+        self._gemms: dict[tuple[float, ...], tuple[float, float]] = {}
 
     def gemm(
         self,
@@ -139,7 +139,6 @@ class Kernels:
         n: float,
         k: float,
         groups: float = 1,
-        weights_read: float | None = None,
         cached_output: bool = True,
     ) -> Kernel:
         """(m x k) @ (k x n), `groups` times in one launch.
@@ -149,12 +148,10 @@ class Kernels:
         name : str
         m, n, k : float
         groups : float
-        weights_read : float, optional
-            Number of k x n operands read from memory; default one per group.
         cached_output : bool
             False where stores go past the cache.
         """
-        key = (m, n, k, groups, weights_read, cached_output)
+        key = (m, n, k, groups, cached_output)
         if key not in self._gemms:
             if groups == 1:
                 reads = staged_reads(
@@ -168,7 +165,7 @@ class Kernels:
                     cached_output,
                 )
             else:
-                reads = self.size * (groups * m * k + (groups if weights_read is None else weights_read) * k * n)
+                reads = self.size * groups * (m * k + k * n)
             time = float(gemm_time(m, n, k, self.device, self.dtype, groups, reads))
             self._gemms[key] = reads + self.size * groups * m * n, time
         traffic, time = self._gemms[key]
@@ -180,7 +177,7 @@ class Kernels:
         m, n, k = gemm.shape
         groups = round(gemm.flops / (2 * m * n * k), 9)
         found = self.gemm(gemm.name, m, n, k, groups, cached_output=False)
-        return replace(found, memory_bytes=found.memory_bytes - self.size * groups * m * n, time=gemm.time)
+        return replace(found, memory_bytes=found.memory_bytes - self.size * groups * m * n)
 
     def elementwise(self, name: str, elements: float, rows: float, streams: float) -> tuple[Kernel, ...]:
         """Kernel that reads or writes `streams` tensors of `elements`; none where it is fused away.

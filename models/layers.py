@@ -192,20 +192,13 @@ class Layers:
             found += self._feed_forward(rows, model.ffn / self.tp)
         return self._block("mlp", layer, found, rows)
 
-    def _feed_forward(
-        self,
-        rows: float,
-        width: float,
-        groups: float = 1,
-        read: float | None = None,
-        name: str = "mlp",
-    ) -> list[Kernel]:
+    def _feed_forward(self, rows: float, width: float, groups: float = 1, name: str = "mlp") -> list[Kernel]:
         make, fan = self.kernels, 2 if self.model.gated else 1
         per_group = rows / groups
         return [
-            make.gemm(f"{name} up", per_group, fan * width, self.model.hidden, groups, read),
+            make.gemm(f"{name} up", per_group, fan * width, self.model.hidden, groups),
             *make.elementwise("activation", rows * width, rows, fan + 1),
-            make.gemm(f"{name} down", per_group, self.model.hidden, width, groups, read),
+            make.gemm(f"{name} down", per_group, self.model.hidden, width, groups),
         ]
 
     def _experts(self, rows: float) -> list[Kernel]:
@@ -220,7 +213,7 @@ class Layers:
         ]
         if model.shared_experts:
             found += self._feed_forward(rows, model.shared_experts * model.expert_ffn / self.tp, name="shared expert")
-        found += self._feed_forward(pairs, model.expert_ffn / self.tp, touched, touched, "expert")
+        found += self._feed_forward(pairs, model.expert_ffn / self.tp, touched, "expert")
         return [*found, *make.elementwise("combine", pairs * model.hidden, rows, 2)]
 
     # -- backward ---------------------------------------------------------------------------------

@@ -166,5 +166,7 @@ def _workload(file: Any, plan: Plan, model: Transformer, cluster: Cluster, where
         raise InputError(
             f"{where}: workload.micro_batch: {micro} does not divide the {batch // plan.dp} sequences of a replica"
         )
-    cluster.device.flops(file.dtype)  # names the formats the device has, if not this one
+    if file.dtype not in cluster.device.peak_flops:
+        legal = ", ".join(sorted(cluster.device.peak_flops))
+        raise InputError(f"{where}: workload.dtype: {cluster.device.name} has no {file.dtype} rate (legal: {legal})")
     return Workload(file.phase, length, file.new_tokens or 0, batch, micro, file.dtype)

@@ -77,7 +77,8 @@ def _fused(build: Builder, block: Block, gemm: Kernel, ready: Handle, arbitratio
     if arbitration == "mca":
         leak = _threshold(gemm, build) / QUEUE_ENTRIES * (ring.read + ring.update)
 
-    out, sent = ready, ()
+    out = ready
+    sent: Handle = ()
     arrived: tuple[Handle, ...] = ()
     for index in range(ranks):
         local = ring.chunk if index else 0.0  # the first chunk is stored remotely
