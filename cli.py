@@ -213,16 +213,17 @@ def _table(
     first: list[str] | None = None,
     also: list[str] | None = None,
 ) -> None:
+    named = frame.index.name is not None
     if csv:
         with _writing("--csv", csv):
-            frame.to_csv(csv)
+            frame.to_csv(csv, index=named)
     if as_json:
-        print(frame.reset_index().to_json(orient="records", indent=2))
+        print(frame.reset_index(drop=not named).to_json(orient="records", indent=2))
         return
     chosen = [c for c in [*(first or []), *COLUMNS, *(also or [])] if c in frame]
     if "error" in chosen and frame["error"].isna().all():
         chosen.remove("error")
-    show(frame[chosen], index=frame.index.name is not None)
+    show(frame[chosen], index=named)
 
 
 @contextmanager

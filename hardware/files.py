@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -123,6 +124,9 @@ def _describe(schema: type[BaseModel], problem: ValidationError, where: str) -> 
     value = error.get("input")
     shown = "" if error["type"] == "missing" or isinstance(value, Mapping) else f"{str(value)!r:.60}: "
     said = " ".join(error["msg"].removeprefix("Value error, ").split())
+    said = re.sub("dictionary or instance of [A-Za-z]+", "mapping", said)
+    if shown.removesuffix(": ") in said:
+        shown = ""
     if "(legal: " not in said:
         said += f" (legal: {_legal(schema.model_json_schema(), keys)})"
     return f"{where}: {path + ': ' if path else ''}{shown}{said}"
@@ -153,6 +157,8 @@ def _legal(document: dict[str, Any], path: list[str]) -> str:
     """What a JSON schema allows at a path, in words."""
     key = next((part for part in reversed(path) if not part.isdigit()), "")
     node = _properties(document, path[: path.index(key)] if key else []).get(key, {})
+    if path and path[-1].isdigit():
+        node = node.get("items", node)
     said = []
     for branch in (node, *node.get("anyOf", ())):
         if "enum" in branch or "const" in branch:

@@ -36,6 +36,8 @@ class Scenario:
     seed : int
     data : dict
         The mapping it was built from, for sweeps.
+    where : str
+        What errors call it: its file.
     """
 
     model: Transformer
@@ -47,6 +49,7 @@ class Scenario:
     fold: bool = True
     seed: int = 0
     data: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    where: str = field(default="scenario", repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> Scenario:
@@ -77,8 +80,8 @@ class Scenario:
         if not isinstance(data, Mapping):
             raise InputError(f"{where}: expected a mapping of keys, got {type(data).__name__}")
         file = check(ScenarioFile, dict(data), where)
-        model = load_model(file.model)
-        cluster = load_cluster(file.cluster)
+        model = load_model(file.model, f"{where}: model")
+        cluster = load_cluster(file.cluster, f"{where}: cluster")
         plan = _plan(file.plan, model, cluster, where)
         workload = _workload(file.workload, plan, model, cluster, where)
         default = "megatron" if workload.phase == "training" else "torch-compile"
@@ -92,6 +95,7 @@ class Scenario:
             file.fold,
             file.seed,
             dict(data),
+            where,
         )
 
     def replace(self, changes: Mapping[str, Any]) -> Scenario:
@@ -102,7 +106,7 @@ class Scenario:
         InputError
             When a key does not exist in a scenario or a value is not legal.
         """
-        return Scenario.from_dict(changed(self.data, changes))
+        return Scenario.from_dict(changed(self.data, changes), self.where)
 
     def with_techniques(self, techniques: Sequence[str | Mapping[str, Any]]) -> Scenario:
         """Scenario with its techniques replaced."""
@@ -116,7 +120,7 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         node, parts = result, key.split(".")
         for depth, part in enumerate(parts[:-1]):
             below = node.get(part, {})
-            if isinstance(below, str) and part in ("cluster", "software"):
+            if isinstance(below, str) and part in ("model", "cluster", "software"):
                 below = {"preset": below}
             if not isinstance(below, Mapping):
                 raise InputError(f"{key}: {'.'.join(parts[: depth + 1])} is a value, not a group of keys")
