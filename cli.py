@@ -58,6 +58,7 @@ def simulate(
         typer.Option(help="Write a trace for ui.perfetto.dev here (.json or .json.gz)."),
     ] = None,
     phase: Annotated[str | None, typer.Option(help="Phase to draw; default the last.")] = None,
+    window: Annotated[str | None, typer.Option(help="Part to draw, as in 2ms,2.5ms; default all.")] = None,
 ) -> None:
     """Predict one scenario."""
     if engine not in study.ENGINES:
@@ -67,10 +68,11 @@ def simulate(
     result = study.ENGINES[engine](_scenario(scenario, changes))
     if phase is not None and phase not in result.traces:
         raise InputError(f"--phase: {phase!r} (legal: {', '.join(result.traces)})")
+    span = _window(window)
     print(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
     if timeline:
         with _writing("--timeline", timeline):
-            result.timeline(phase=phase).figure.savefig(timeline, dpi=150, bbox_inches="tight")
+            result.timeline(phase=phase, window=span).figure.savefig(timeline, dpi=150, bbox_inches="tight")
     if perfetto:
         with _writing("--perfetto", perfetto):
             result.to_perfetto(perfetto, phase=phase)
@@ -193,6 +195,20 @@ def _pair(option: str, item: str) -> tuple[str, str]:
     if not (key and equals and text):
         raise InputError(f"{option}: {item!r} (legal: KEY=VALUE, as in plan.tp=4)")
     return key, text
+
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    from .hardware.units import parse_time
+
+    if text is None:
+        return None
+    start, comma, end = text.partition(",")
+    if not comma:
+        raise InputError(f"--window: {text!r} (legal: START,END, as in 2ms,2.5ms)")
+    span = parse_time(start, "--window"), parse_time(end, "--window")
+    if not 0 <= span[0] < span[1]:
+        raise InputError(f"--window: {text!r} (legal: 0 <= START < END)")
+    return span
 
 
 def _technique(text: str) -> str | dict[str, Any]:

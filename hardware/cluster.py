@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .device import Device
+from .errors import InputError
 from .link import Link, SwitchReduction
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Cluster:
     switch_reduction : SwitchReduction or None
         Reduction inside the node's switch.
     p2p : bool
-        Whether devices of a node reach each other directly; without, traffic takes the adapters
-        (NCCL_P2P_DISABLE with GPUDirect RDMA) and `link` describes those.
+        Whether devices of a node reach each other directly; without, whatever the fabric, traffic
+        takes the adapters (NCCL_P2P_DISABLE with GPUDirect RDMA) and `link` describes those.
     sources : Mapping
     """
 
@@ -64,15 +65,20 @@ class Cluster:
         Edges carry `bandwidth` [B/s], `latency` [s] and `resource`, the name of what they share: the
         two directions of a half-duplex link have one.
         """
+        return self._graph(range(self.nodes))
+
+    def _graph(self, nodes: Iterable[int]) -> networkx.DiGraph[str]:
+        """Part of the graph that belongs to some nodes."""
         import networkx
 
         graph: networkx.DiGraph[str] = networkx.DiGraph()
-        for node in range(self.nodes):
+        for node in nodes:
             first = node * self.devices_per_node
             ranks = range(first, first + self.devices_per_node)
             for rank in ranks:
                 graph.add_node(f"gpu{rank}", kind="device", node=node, rank=rank)
-            _FABRICS[self.fabric](self, graph, node, list(ranks))
+            if self.p2p:
+                _FABRICS[self.fabric](self, graph, node, list(ranks))
             if self.nic is not None and (self.nodes > 1 or not self.p2p):
                 for rank in ranks:
                     graph.add_node(f"nic{rank}", kind="nic", node=node)
@@ -81,10 +87,20 @@ class Cluster:
         return graph
 
     def route(self, source: int, target: int) -> list[dict[str, Any]]:
-        """Edge attributes on a shortest path between two ranks; empty from a rank to itself."""
+        """Edge attributes on a shortest path between two ranks; empty from a rank to itself.
+
+        Raises
+        ------
+        InputError
+            When a rank does not exist.
+        """
         import networkx
 
-        graph = self.graph()
+        for rank in (source, target):
+            if not 0 <= rank < self.size:
+                raise InputError(f"{self.name}: rank {rank} does not exist (legal: 0 to {self.size - 1})")
+        # A path never enters a third node, so thousands of nodes cost what two do.
+        graph = self._graph(sorted({source // self.devices_per_node, target // self.devices_per_node}))
         path = networkx.shortest_path(graph, f"gpu{source}", f"gpu{target}")
         return [dict(graph.edges[a, b], source=a, target=b) for a, b in itertools.pairwise(path)]
 
@@ -109,8 +125,6 @@ def _join(graph: networkx.DiGraph[str], a: str, b: str, link: Link, share: float
 
 
 def _switch(cluster: Cluster, graph: networkx.DiGraph[str], node: int, ranks: list[int]) -> None:
-    if not cluster.p2p:
-        return  # the adapters are the only way
     graph.add_node(f"switch{node}", kind="switch", node=node)
     for rank in ranks:
         _join(graph, f"gpu{rank}", f"switch{node}", cluster.link, share=0.5)

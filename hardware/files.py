@@ -28,6 +28,8 @@ def read_text(path: str | Path, limit: int = LIMIT) -> str:
             data = file.read(limit + 1)
     except OSError as problem:
         raise InputError(f"{path}: cannot be read: {problem.strerror or problem}") from None
+    except ValueError:  # such as a zero byte
+        raise InputError(f"{str(path)!r}: is not the name of a file") from None
     if len(data) > limit:
         raise InputError(f"{path}: larger than {limit} bytes (legal: at most {limit} bytes)")
     try:
@@ -122,8 +124,14 @@ def _describe(schema: type[BaseModel], problem: ValidationError, where: str) -> 
         legal = sorted(_properties(schema.model_json_schema(), keys[:-1]))
         return f"{where}: {path}: unknown key (legal: {', '.join(legal)}){nearest(keys[-1], legal)}"
     value = error.get("input")
-    shown = "" if error["type"] == "missing" or isinstance(value, Mapping) else f"{str(value)!r:.60}: "
     said = " ".join(error["msg"].removeprefix("Value error, ").split())
+    shown = f"{str(value)!r:.60}"
+    if error["type"] == "missing" or isinstance(value, Mapping) or said.startswith(shown):
+        shown = ""  # nothing to show, or said already
+    elif not said.startswith("("):
+        shown += ": "
+    else:
+        shown += " "
     said = re.sub("dictionary or instance of [A-Za-z]+", "mapping", said)
     if shown.removesuffix(": ") in said:
         shown = ""

@@ -14,6 +14,7 @@ from .link import Link, SwitchReduction
 
 PRESETS = Path(__file__).parent / "presets"
 ALIASES = {"hgx-h100": "dgx-h100"}
+PARTS = ("device", "link", "nic")  # keys of a cluster that are described elsewhere
 
 What = str | Path | Mapping[str, Any]
 
@@ -70,6 +71,7 @@ def load_link(what: What | Link, where: str = "link") -> Link:
 def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
     """Cluster by preset name, YAML path, or mapping: ``{preset: dgx-h100, nodes: 2}`` or all its fields.
 
+    A file may hold the same mapping; device and link files it names are looked for beside it first.
     With ``p2p: false`` traffic inside a node takes the network adapters.
     """
     if isinstance(what, Cluster):
@@ -88,7 +90,9 @@ def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
         )
     if not file.p2p:
         if nic is None:
-            raise InputError(f"{place}: p2p: false needs a nic to carry the traffic instead")
+            raise InputError(
+                f"{place}: p2p: false needs a nic to carry the traffic instead (legal: true, or a cluster with a nic)"
+            )
         link = nic
     reduction = file.switch_reduction
     return Cluster(
@@ -120,30 +124,39 @@ def _gather(kind: str, what: What, where: str) -> tuple[dict[str, Any], dict[str
     values, sources, _ = ({}, {}, where) if base is None else _file(kind, str(base), where)
     changed, more = _unwrap(own)
     for key, value in changed.items():
-        below = values.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            value = {**below, **value}  # such as one rate of peak_flops
-        elif isinstance(value, Mapping) and isinstance(below, str) and not ({"preset", "name"} & set(value)):
-            value = {"preset": below, **value}  # a change to the preset's own device or link
-        values[key] = value
+        values[key] = _over(values.get(key), value, key in PARTS)
     if base is None and "name" not in values:
         values["name"] = kind.removesuffix("s")
     return values, {**sources, **more}, where if base is None else f"{where} {base}"
 
 
+def _over(below: Any, value: Any, is_part: bool) -> Any:
+    """Value of a key where a mapping changes what it starts from."""
+    if not isinstance(value, Mapping) or (is_part and {"preset", "name"} & set(value)):
+        return value
+    if isinstance(below, Mapping):  # such as one rate of peak_flops
+        return {**below, **{key: _over(below.get(key), new, False) for key, new in value.items()}}
+    return {"preset": below, **value} if is_part and isinstance(below, str) else value
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml", ".json"))
+
+
 def _file(kind: str, name: str, where: str) -> tuple[dict[str, Any], dict[str, str], str]:
-    is_path = name.endswith((".yaml", ".yml", ".json"))
-    if is_path:
-        found = _read(name)
-    else:
-        known = ALIASES.get(name.lower(), name.lower())
-        if known not in _names(kind):
-            raise InputError(
-                f"{where}: unknown {kind.removesuffix('s')} {name!r} (legal: {', '.join(_names(kind))}, "
-                f"or a YAML file){nearest(name, _names(kind))}"
-            )
-        found = _preset(kind, known)
-    return dict(found[0]), dict(found[1]), name if is_path else where
+    """The same of a file or a shipped preset."""
+    if _is_path(name):
+        return *_read(kind, name), name
+    names = _names(kind)
+    known = ALIASES.get(name.lower(), name.lower())
+    if known not in names:
+        also = [alias for alias, meant in ALIASES.items() if meant in names]
+        raise InputError(
+            f"{where}: unknown {kind.removesuffix('s')} {name!r:.60} (legal: {', '.join(names)}, "
+            f"or a YAML file){nearest(name, names + also)}"
+        )
+    values, sources = _preset(kind, known)
+    return dict(values), dict(sources), where
 
 
 @cache
@@ -158,10 +171,20 @@ def _preset(kind: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
     return values, sources
 
 
-def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(kind: str, path: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and sources of a user's file."""
     from .files import read_yaml
 
-    return _unwrap({"name": Path(path).stem, **read_yaml(path)})
+    data = read_yaml(path)
+    if _is_path(str(data.get("preset"))):
+        # One file per thing, so that no chain of files can end where it began.
+        raise InputError(f"{path}: preset: {str(data['preset'])!r} is a file (legal: {', '.join(_names(kind))})")
+    values, sources, _ = _gather(kind, {"name": Path(path).stem, **data}, path)
+    for key in PARTS:
+        part = values.get(key)
+        if isinstance(part, str) and _is_path(part) and (Path(path).parent / part).exists():
+            values[key] = str(Path(path).parent / part)
+    return values, sources
 
 
 def _unwrap(data: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:

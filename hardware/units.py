@@ -56,17 +56,21 @@ def parse_number(value: str | float, where: str = "number") -> float:
 
 
 def _parse(value: str | float, units: dict[str, float], legal: str, where: str) -> float:
+    shown = f"{value!r:.60}"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise InputError(f"{where}: {value!r} is not a quantity (legal: {legal})")
-    if isinstance(value, str):
-        match = _QUANTITY.fullmatch(value)
-        if match is None or (match[2] and match[2] not in units):
-            raise InputError(f"{where}: {value!r} is not a quantity (legal: {legal})")
-        number = float(match[1]) * (units[match[2]] if match[2] else 1.0)
-    else:
-        number = float(value)
+        raise InputError(f"{where}: {shown} is not a quantity (legal: {legal})")
+    try:
+        if isinstance(value, str):
+            match = _QUANTITY.fullmatch(value)
+            if match is None or (match[2] and match[2] not in units):
+                raise InputError(f"{where}: {shown} is not a quantity (legal: {legal})")
+            number = float(match[1]) * (units[match[2]] if match[2] else 1.0)
+        else:
+            number = float(value)
+    except OverflowError:  # a whole number of more than three hundred digits
+        number = math.inf
     if not math.isfinite(number):
-        raise InputError(f"{where}: {value!r} is not finite (legal: {legal})")
+        raise InputError(f"{where}: {shown} is not finite (legal: {legal})")
     return number
 
 

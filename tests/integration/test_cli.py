@@ -61,7 +61,9 @@ def test_simulate_prints_json_with_the_contract_fields(folder):
 
 
 def test_simulate_writes_pictures_and_traces(folder):
-    done = commlens("simulate", "scenario.yaml", "--timeline", "t.png", "--perfetto", "t.json", cwd=folder)
+    done = commlens(
+        "simulate", "scenario.yaml", "--timeline", "t.png", "--window", "0,1ms", "--perfetto", "t.json", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     assert (folder / "t.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "t.json").read_text())["traceEvents"]
@@ -107,6 +109,9 @@ MISTAKES = {
         ["simulate", "scenario.yaml", "--phase", "training"],
         ["training", "prefill, decode"],
     ),
+    "no window": (["simulate", "scenario.yaml", "--window", "2ms"], ["--window", "START,END"]),
+    "window without unit known": (["simulate", "scenario.yaml", "--window", "2ms,3 years"], ["--window", "1.5 us"]),
+    "window backwards": (["simulate", "scenario.yaml", "--window", "3ms,2ms"], ["--window", "START < END"]),
     "unknown family": (["validate", "--family", "tensors"], ["tensors", "tensor_parallel"]),
     "unwritable": (
         ["simulate", "scenario.yaml", "--timeline", "no/such/folder/x.png"],
