@@ -122,6 +122,7 @@ def _play(program: Program, record: bool) -> Trace:
         nonlocal pending
         for task in tasks:  # grows by tasks that take no time at all
             end[task] = now
+            wake[task] = None  # an alarm from before it joined a group may still be under way
             use = uses[task]
             if use is not None:
                 disturbed = pending

@@ -47,9 +47,9 @@ def test_bad_json(text, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_and_binary_are_refused(tmp_path):
+def test_a_folder_binary_and_impossible_names_are_refused(tmp_path):
     (tmp_path / "b").write_bytes(b"\xff\xfe")
-    for path in (tmp_path, tmp_path / "b"):
+    for path in (tmp_path, tmp_path / "b", "a\0.yaml"):
         with pytest.raises(InputError):
             read_yaml(path)
 

@@ -1,9 +1,13 @@
 """Every shipped device, link and cluster loads, has sources, and holds together."""
 
+import subprocess
+import sys
+
 import networkx as nx
 import pytest
 import yaml
 
+import commlens.hardware.cluster as cluster_module
 from commlens.hardware import (
     InputError,
     cluster_names,
@@ -63,6 +67,28 @@ def test_datasheet_traps():
     assert load_link("nvlink4").bandwidth == 450e9  # per direction, not 900
     assert load_device("a100-40-sxm").memory_bandwidth < a100.memory_bandwidth
     assert load_device("mi250x").compute_units == 110  # one die
+    assert load_device("h200-sxm").memory_bandwidth == 4.8e12
+    assert load_link("nvlink3").bandwidth == 300e9
+    assert load_link("nvlink5").bandwidth == 900e9
+    assert load_link("ndr400").bandwidth == 50e9  # bits
+    assert load_cluster("gb200-nvl72").device.flops("bf16") == pytest.approx(2.5e15)  # above an HGX board's B200
+    assert load_device("b200").flops("bf16") == pytest.approx(2.25e15)
+
+
+# Dense half-precision FLOP per compute unit and clock, from each architecture's white paper.
+HALF_RATE = {
+    "a100-40-sxm": 2048, "a100-80-sxm": 2048, "h100-sxm": 4096, "h200-sxm": 4096, "b200": 8192, "gb200": 8192,
+    "a10": 1024, "a40": 1024, "l20": 512, "v100-sxm": 1024, "mi210": 1024, "mi250x": 1024, "mi300x": 2048,
+    "cpu-x86": 2048, "t3-gpu": 1024,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_peak_is_units_times_clock_times_rate(name):
+    device = load_device(name)
+    half = device.peak_flops.get("bf16") or device.flops("fp16")
+    assert half == pytest.approx(device.compute_units * device.clock * HALF_RATE[name], rel=0.01)
+    assert device.peak_flops.get("fp8", 2 * half) == pytest.approx(2 * half, rel=1e-3)  # sparse would be 4
 
 
 def test_unknown_format_names_what_there_is():
@@ -105,12 +131,98 @@ def test_sockets_are_joined_once():
     assert [edge["target"] for edge in route] == ["switch0.0", "switch0.1", "gpu7"]
 
 
-def test_without_peer_to_peer_traffic_takes_the_adapters():
-    cluster = load_cluster({"preset": "dgx-h100", "p2p": False})
-    assert cluster.link.name == "ndr400"
-    assert {edge["resource"].split(":")[0] for edge in cluster.route(0, 1)} == {"ndr400"}
+@pytest.mark.parametrize("fabric", ["switch", "ring", "pcie"])
+def test_without_peer_to_peer_traffic_takes_the_adapters(fabric):
+    cluster = load_cluster({"preset": "dgx-h100", "p2p": False, "fabric": fabric})
+    assert cluster.link == cluster.nic == load_link("ndr400")
+    assert [edge["target"] for edge in cluster.route(0, 1)] == ["nic0", "spine", "nic1", "gpu1"]
     with pytest.raises(InputError, match="nic"):
         load_cluster({"preset": "ring", "p2p": False})
+
+
+@pytest.mark.parametrize("fabric", ["switch", "ring", "pcie"])
+@pytest.mark.parametrize("per_node", [1, 2, 3, 5, 8])
+def test_a_route_is_the_shortest_path_of_the_whole_graph(fabric, per_node):
+    cluster = load_cluster({"preset": "dgx-h100", "fabric": fabric, "devices_per_node": per_node, "nodes": 3})
+    graph = cluster.graph()
+    for source in range(per_node):
+        for target in range(cluster.size):
+            route = cluster.route(source, target)
+            assert len(route) == nx.shortest_path_length(graph, f"gpu{source}", f"gpu{target}")
+            for edge in route:
+                known = graph.edges[edge["source"], edge["target"]]
+                assert {key: edge[key] for key in known} == known
+
+
+def test_directions_of_a_full_duplex_graph_share_nothing():
+    for name in cluster_names():
+        resources = [data["resource"] for _, _, data in load_cluster(name).graph().edges(data=True)]
+        assert len(set(resources)) == len(resources)
+
+
+def test_a_route_in_a_large_cluster_looks_at_two_nodes(monkeypatch):
+    cluster = load_cluster({"preset": "dgx-h100", "nodes": 100_000})
+    seen = []
+    switch = cluster_module._FABRICS["switch"]
+    monkeypatch.setitem(cluster_module._FABRICS, "switch", lambda *args: (seen.append(args[2]), switch(*args)))
+    assert len(cluster.route(0, cluster.size - 1)) == 4
+    assert seen == [0, 99_999]
+
+
+@pytest.mark.parametrize(("source", "target"), [(0, 8), (-1, 0), (99, 0)])
+def test_a_rank_that_is_not_there(source, target):
+    with pytest.raises(InputError, match="legal: 0 to 7"):
+        load_cluster("dgx-h100").route(source, target)
+
+
+def write(path, data):
+    path.write_text(yaml.safe_dump(data))
+    return str(path)
+
+
+def test_a_file_may_start_from_a_preset(tmp_path):
+    device = load_device(write(tmp_path / "fast.yaml", {"preset": "h100-sxm", "memory_bandwidth": "4 TB/s"}))
+    assert (device.name, device.memory_bandwidth) == ("fast", 4e12)
+    assert device.peak_flops == load_device("h100-sxm").peak_flops
+    pod = {"preset": "dgx-h100", "nodes": 4, "device": {"preset": "a100-80-sxm", "memory_bandwidth": "2 TB/s"}}
+    cluster = load_cluster(write(tmp_path / "pod.yaml", pod))
+    assert (cluster.size, cluster.link.name) == (32, "nvlink4")
+    assert (cluster.device.name, cluster.device.memory_bandwidth) == ("a100-80-sxm", 2e12)
+    more = load_cluster({"preset": str(tmp_path / "pod.yaml"), "device": {"memory_capacity": "96 GiB"}})
+    assert (more.device.memory_bandwidth, more.device.memory_capacity) == (2e12, 96 * 2**30)
+
+
+def test_a_file_may_not_start_from_a_file(tmp_path):
+    with pytest.raises(InputError, match=r"loop\.yaml: preset: .* is a file \(legal: a10, "):
+        load_device(write(tmp_path / "loop.yaml", {"preset": str(tmp_path / "loop.yaml")}))
+
+
+def test_files_a_cluster_names_are_looked_for_beside_it(tmp_path):
+    write(tmp_path / "mine.yaml", {"preset": "a10", "memory_bandwidth": "700 GB/s"})
+    box = write(tmp_path / "box.yaml", {"device": "mine.yaml", "devices_per_node": 2, "link": "pcie4"})
+    assert load_cluster(box).device.memory_bandwidth == 700e9
+
+
+def test_sources_follow_values(tmp_path):
+    shipped = load_device("h100-sxm").sources["clock"]
+    path = write(tmp_path / "mine.yaml", {"preset": "h100-sxm", "clock": {"value": "1.9 GHz", "source": "my log"}})
+    assert load_device(path).sources["clock"] == "my log" != shipped
+    assert load_device("h100-sxm").sources["clock"] == shipped
+
+
+def test_a_change_leaves_the_shipped_preset_alone():
+    before = load_device("h100-sxm")
+    load_device({"preset": "h100-sxm", "peak_flops": {"bf16": 1e12}})
+    load_cluster({"preset": "dgx-h100", "switch_reduction": {"latency": 1.0}, "device": {"peak_flops": {"fp8": 1e12}}})
+    assert load_device("h100-sxm") == before
+    assert load_cluster("dgx-h100").switch_reduction.latency == pytest.approx(25e-6)
+
+
+def test_importing_the_floor_imports_nothing_heavy():
+    heavy = ["networkx", "numpy", "pydantic", "yaml"]
+    code = f"import sys, commlens.hardware; sys.exit(str([m for m in {heavy} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == "[]"
 
 
 def test_own_devices_and_clusters_from_files(tmp_path):
@@ -138,6 +250,14 @@ def test_nested_changes_keep_the_rest_of_a_preset():
 
 
 BAD = {
+    "misspelt source": (load_device, {"preset": "a10", "clock": {"value": "1 GHz", "sorce": "x"}}, ["clock", "sorce"]),
+    "misspelt alias": (load_cluster, "hgx-h10", ["did you mean hgx-h100"]),
+    "name of no file": (load_device, "a\0.yaml", ["not the name of a file"]),
+    "no float": (load_device, {"preset": "a10", "clock": 10**400}, ["clock", "not finite", "legal"]),
+    "no devices": (load_cluster, {"preset": "dgx-h100", "devices_per_node": 0}, ["devices_per_node", "1 to 1024"]),
+    "too many devices": (load_cluster, {"preset": "dgx-h100", "devices_per_node": 1025}, ["1 to 1024"]),
+    "no such fabric": (load_cluster, {"preset": "dgx-h100", "fabric": "torus"}, ["torus", "switch, ring, pcie"]),
+    "no bandwidth": (load_link, {"preset": "nvlink4", "bandwidth": 0}, ["bandwidth", "1 kB/s to 1 PB/s"]),
     "misspelt device": (load_device, "h100-smx", ["h100-smx", "h100-sxm"]),
     "misspelt link": (load_link, "nvlnk4", ["nvlnk4", "nvlink4"]),
     "no such file": (load_device, "nothing.yaml", ["nothing.yaml"]),
@@ -161,5 +281,6 @@ def test_bad_input_is_one_line(name):
         load(what)
     message = str(caught.value)
     assert "\n" not in message
+    assert len(message) < 400
     for word in words:
         assert word in message, message

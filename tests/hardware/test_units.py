@@ -40,6 +40,13 @@ def test_nonsense_is_one_line_that_shows_what_is_legal(text):
     assert "80 GiB" in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [10**400, "9" * 5000, "1e400 B", float("inf"), float("nan")])
+def test_what_no_float_holds_is_refused_in_a_short_line(value):
+    with pytest.raises(InputError, match=r"not finite|not a quantity") as caught:
+        units.parse_size(value, "memory")
+    assert len(str(caught.value)) < 200
+
+
 @given(st.sampled_from(list(PARSERS)), st.floats(1e-3, 1e6), st.data())
 def test_every_unit_scales(parse, number, data):
     unit, factor = data.draw(st.sampled_from(sorted(PARSERS[parse].items())))

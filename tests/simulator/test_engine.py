@@ -225,3 +225,22 @@ def test_half_a_resource_never_helps_a_chain(sizes: list[float], which: int) -> 
         program.add("r", kind="communication", rank=1, demand={names[which]: size})
     half = run(slower(program, names[which])).makespan
     assert half >= run(program).makespan * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_residents_among_kernels_end_when_they_would_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    program = Program("residents")
+    units = program.resource("units", 1.0)
+    ready: tuple[int, ...] = ()
+    alone = []
+    for _ in range(12):
+        for length in rng.uniform(1e-10, 2e-7, size=5):
+            ready = (program.add("kernel", kind="compute", after=ready, duration=length,
+                                 demand={units: length}, priority=1),)  # fmt: skip
+        length = rng.uniform(1e-7, 8e-6)
+        alone.append((program.add("resident", kind="communication", stream="comm", after=ready,
+                                  duration=length, demand={units: 0.18 * length}), length))  # fmt: skip
+    trace = run(program)
+    for task, length in alone:
+        assert trace.end[task] - trace.start[task] == pytest.approx(length, rel=1e-9)
