@@ -30,7 +30,7 @@ def gemm_seconds(device: Device, table: list[dict[str, str]]) -> np.ndarray:
 
 
 def is_calibration(row: dict[str, str]) -> bool:
-    """Rows the device efficiencies were fitted to: every other k-size; the rest is held out."""
+    """Rows the device efficiencies were fitted to, by their number of rows m; the others are held out."""
     return int(float(row["m"])) in (1, 64, 1024, 4096)
 
 
