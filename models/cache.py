@@ -14,7 +14,8 @@ from functools import lru_cache
 from math import ceil
 
 # Rows of tiles a stage walks down before it moves to the next column: the default workgroup
-# mapping of AMD's Tensile kernel library, and the group size of common swizzled GEMM kernels.
+# mapping of AMD's Tensile kernel library, as recalled. It was chosen among 1, 4 and 8 with T3's
+# traffic claims in view: those come out at -21 to -25 % (mean) and -28 to -57 % (max) over 1 to 16.
 SWIZZLE = 8
 
 

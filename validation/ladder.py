@@ -32,7 +32,7 @@ NO_P2P = (
     "P2P off: traffic between GPUs of a node takes the network adapters, whose number and speed "
     "the source does not give; one 400 Gbit/s adapter per GPU is assumed"
 )
-NOISE = "single runs; the same configuration differs by up to 5 % between the published logs"
+NOISE = "cause not known; single runs; the same configuration differs by up to 5 % between the published logs"
 
 
 def scenario_data(
@@ -237,10 +237,10 @@ def _headline(claim: Mapping[str, str]) -> Row:
 
 
 REASONS = {
-    "LR-AR-on": "a mean over a log with warm-up outliers; tuned nccl-tests runs of the size take 50 us",
+    "LR-AR-on": "cause not known; published nccl-tests runs of this size on 8 H100 take 50 us",
     "LR-AR-off": NO_P2P,
     "LR-H2": "batch and baseline of the headline are not given; the largest over the batches is predicted",
-    "LR-H3": "the source counts every all-reduce of a profiled run, stragglers included",
+    "LR-H3": "cause not known; what the source counts into the share is not given",
 }
 
 

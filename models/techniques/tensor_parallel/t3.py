@@ -31,10 +31,11 @@ from ...step import Step
 from .. import technique
 
 QUEUE_ENTRIES = 64  # DRAM scheduler queue per channel of Accel-Sim's GPU configurations
+# The intensities at which they change are assumed here.
 # (DRAM utilisation of the GEMM alone, admitted queue entries): section 4.5 picks the threshold from
 # {5, 10, 30} by the memory intensity of the kernel's first stage.
 THRESHOLDS = ((0.5, 5), (0.25, 10), (0.0, 30))
-UPDATE_COST = 1.25  # where the device names none; see the t3-gpu preset for its derivation
+UPDATE_COST = 2.0  # where the device names none: CCDWL = 2 x CCDL, Table 1 as recalled
 
 Arbitration = Literal["plain", "mca", "ideal", "ideal_nmc"]
 
