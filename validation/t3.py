@@ -253,8 +253,8 @@ UPDATES = (
     "would be 1.37 and the mean 1.26"
 )
 REASONS = {
-    "T3-M1": "cause not established; the paper scales operators measured on MI210, here GEMMs run at the simulated peak",
-    "T3-M2": "cause not established; the paper scales operators measured on MI210, here GEMMs run at the simulated peak",
+    "T3-M1": "cause not established; the paper scales MI210 operators, here GEMMs run at the simulated peak",
+    "T3-M2": "cause not established; the paper scales MI210 operators, here GEMMs run at the simulated peak",
     "T3-M3": "not predicted: the models and degrees behind the projection are not given",
     "T3-C1": "the cases of the figure are not listed; the sixteen of section 6 are taken",
     "T3-C2": NO_SPLIT,
