@@ -61,14 +61,13 @@ def simulate(
     window: Annotated[str | None, typer.Option(help="Part to draw, as in 2ms,2.5ms; default all.")] = None,
 ) -> None:
     """Predict one scenario."""
-    if engine not in study.ENGINES:
-        raise InputError(f"--engine: {engine!r} (legal: {', '.join(study.ENGINES)})")
+    predict = study.engine_of(engine)
     if (timeline or perfetto) and engine == "estimate":
         raise InputError("--timeline, --perfetto: an estimate has no trace (legal: --engine simulate)")
-    result = study.ENGINES[engine](_scenario(scenario, changes))
+    span = _window(window)
+    result = predict(_scenario(scenario, changes))
     if phase is not None and phase not in result.traces:
         raise InputError(f"--phase: {phase!r} (legal: {', '.join(result.traces)})")
-    span = _window(window)
     print(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
     if timeline:
         with _writing("--timeline", timeline):
@@ -105,12 +104,10 @@ def sweep(
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes to spread the points over.")] = 1,
 ) -> None:
     """Predict every combination of the values of some keys."""
-    import yaml
-
     values = {}
     for item in grid:
         key, text = _pair("--grid", item)
-        values[key] = [yaml.safe_load(part) for part in text.split(",")]
+        values[key] = [_value("--grid", key, part) for part in text.split(",")]
     base = _scenario(scenario, changes)
     with _progress("sweeping") as step, _executor(workers) as executor:
         frame = study.sweep(base, values, executor, engine, step)
@@ -175,19 +172,11 @@ def _fail(message: str) -> int:
 
 
 def _scenario(path: Path, changes: list[str] | None) -> Any:
-    import yaml
-
     scenario = Scenario.load(path)
     if not changes:
         return scenario
-    values = {}
-    for item in changes:
-        key, text = _pair("--set", item)
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"--set {key}: {text!r} is not a YAML value") from None
-    return scenario.replace(values)
+    pairs = (_pair("--set", item) for item in changes)
+    return scenario.replace({key: _value("--set", key, text) for key, text in pairs})
 
 
 def _pair(option: str, item: str) -> tuple[str, str]:
@@ -195,6 +184,16 @@ def _pair(option: str, item: str) -> tuple[str, str]:
     if not (key and equals and text):
         raise InputError(f"{option}: {item!r} (legal: KEY=VALUE, as in plan.tp=4)")
     return key, text
+
+
+def _value(option: str, key: str, text: str) -> Any:
+    """A value as a scenario file would hold it."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f"{option} {key}: {text!r} is not a YAML value (legal: as in a scenario file)") from None
 
 
 def _window(text: str | None) -> tuple[float, float] | None:
@@ -213,13 +212,11 @@ def _window(text: str | None) -> tuple[float, float] | None:
 
 def _technique(text: str) -> str | dict[str, Any]:
     """`t3` or `t3:arbitration=mca`."""
-    import yaml
-
     name, colon, options = text.partition(":")
     if not colon:
         return name
     pairs = (_pair("--techniques", item) for item in options.split(":"))
-    return {"name": name, **{key: yaml.safe_load(value) for key, value in pairs}}
+    return {"name": name, **{key: _value("--techniques", key, value) for key, value in pairs}}
 
 
 def _table(

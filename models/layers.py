@@ -20,7 +20,6 @@ class Tokens:
     batch: int
     query: int
     context: int
-    causal: bool = True
 
     @property
     def rows(self) -> int:
@@ -146,7 +145,7 @@ class Layers:
                 self.kv_heads,
                 model.head_dim,
                 model.v_head_dim,
-                tokens.causal,
+                True,
             )
             value_dim = model.v_head_dim
         found.append(make.gemm("attention output", rows, model.hidden, self.heads * value_dim))
@@ -179,7 +178,7 @@ class Layers:
                 self.heads,
                 model.qk_nope_head_dim + rope,
                 model.v_head_dim,
-                tokens.causal,
+                True,
             )
         return found
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
+from ..hardware.errors import InputError
+from ..hardware.units import format_size
 from ..simulator import Program, Trace, finish_times, run
 from ..simulator.result import Result
 from .build import Builder
@@ -75,8 +78,6 @@ def technique_of(scenario: Scenario) -> TechniqueCall:
     InputError
         When several techniques of one family are named: they replace each other.
     """
-    from ..hardware.errors import InputError
-
     if len(scenario.techniques) > 1:
         names = ", ".join(call.technique.name for call in scenario.techniques)
         raise InputError(f"techniques: {names} exclude each other (legal: one of family tensor_parallel)")
@@ -85,8 +86,6 @@ def technique_of(scenario: Scenario) -> TechniqueCall:
 
 def _update(scenario: Scenario, kernels: Kernels) -> Program:
     """Gradient all-reduce over the data-parallel replicas, then the optimizer's pass over its state."""
-    from dataclasses import replace
-
     model, plan, cluster = scenario.model, scenario.plan, scenario.cluster
     count = model.parameters() / plan.tp
     size = DTYPE_BYTES[scenario.workload.dtype]
@@ -164,8 +163,6 @@ def _warnings(
     memory: Mapping[str, float],
     fits: bool,
 ) -> Iterator[str]:
-    from ..hardware.units import format_size
-
     plan: Plan = scenario.plan
     device = scenario.cluster.device
     if not sent:

@@ -53,7 +53,7 @@ def compare(
     cases = [scenario.with_techniques([name]) for name in techniques]
     results = []
     for done, case in enumerate(cases):
-        results.append(_engine(engine)(case))
+        results.append(engine_of(engine)(case))
         if progress:
             progress(done + 1, len(cases))
     frame = pd.DataFrame([result.to_dict() for result in results]).set_index("technique")
@@ -99,7 +99,7 @@ def sweep(
         raise InputError("sweep: expected keys with lists of values, as in {'plan.tp': [1, 2, 4, 8]}")
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     cases = [changed(scenario.data, point) for point in points]
-    _engine(engine)
+    engine_of(engine)
     rows = []
     if executor is None:
         found: Iterable[dict[str, Any]] = (_point(case, engine) for case in cases)
@@ -117,7 +117,7 @@ def sweep(
 
 def _point(data: Mapping[str, Any], engine: str) -> dict[str, Any]:
     try:
-        return {**ENGINES[engine](Scenario.from_dict(data)).to_dict(), "error": None}
+        return {**engine_of(engine)(Scenario.from_dict(data)).to_dict(), "error": None}
     except InputError as problem:
         return {"error": str(problem)}
 
@@ -191,7 +191,8 @@ def techniques() -> pd.DataFrame:
     )
 
 
-def _engine(name: str) -> Callable[[Scenario], Result]:
+def engine_of(name: str) -> Callable[[Scenario], Result]:
+    """The predictor of that name; InputError names what there is."""
     if name not in ENGINES:
         raise InputError(f"engine: {name!r} (legal: {', '.join(ENGINES)})")
     return ENGINES[name]

@@ -93,6 +93,8 @@ MISTAKES = {
     "tp": (["simulate", "scenario.yaml", "--set", "plan.tp=5"], ["plan.tp", "divide"]),
     "bad set": (["simulate", "scenario.yaml", "--set", "plan.tp"], ["--set", "KEY=VALUE"]),
     "bad yaml value": (["simulate", "scenario.yaml", "--set", "plan=[1"], ["--set", "plan"]),
+    "bad grid value": (["sweep", "scenario.yaml", "--grid", "plan.tp=[1"], ["--grid", "plan.tp"]),
+    "bad option value": (["compare", "scenario.yaml", "--techniques", "t3:arbitration=[m"], ["--techniques"]),
     "unknown command": (["simulat"], ["simulat"]),
     "unknown option": (["simulate", "scenario.yaml", "--jsn"], ["--jsn"]),
     "missing argument": (["compare"], ["scenario"]),

@@ -31,9 +31,8 @@ from ...step import Step
 from .. import technique
 
 QUEUE_ENTRIES = 64  # DRAM scheduler queue per channel of Accel-Sim's GPU configurations
-# The intensities at which they change are assumed here.
 # (DRAM utilisation of the GEMM alone, admitted queue entries): section 4.5 picks the threshold from
-# {5, 10, 30} by the memory intensity of the kernel's first stage.
+# {5, 10, 30} by the memory intensity of the kernel's first stage; where it changes is assumed here.
 THRESHOLDS = ((0.5, 5), (0.25, 10), (0.0, 30))
 UPDATE_COST = 2.0  # where the device names none: CCDWL = 2 x CCDL, Table 1 as recalled
 
