@@ -25,14 +25,19 @@ class Cluster:
     device : Device
     devices_per_node, nodes : int
     fabric : str
-        Inside a node: "switch" (all to all through one switch), "ring" (neighbours only) or "pcie"
-        (two host bridges, four or so devices each, joined by the socket link).
+        Inside a node: "switch" (all to all through one switch), "mesh" (each pair by a link of its own,
+        which divide the device's bandwidth), "ring" (neighbours only) or "pcie" (devices behind
+        switches, those joined by the host).
     link : Link
         Inside a node.
     nic : Link or None
         One network adapter per device; None where nodes are not joined.
     switch_reduction : SwitchReduction or None
         Reduction inside the node's switch.
+    devices_per_switch : int or None
+        Of a PCIe host; None for half of the devices.
+    uplink : float or None
+        Bandwidth from a PCIe switch to the host [B/s]; None for that of `link`.
     p2p : bool
         Whether devices of a node reach each other directly; without, whatever the fabric, traffic
         takes the adapters (NCCL_P2P_DISABLE with GPUDirect RDMA) and `link` describes those.
@@ -47,6 +52,8 @@ class Cluster:
     link: Link
     nic: Link | None = None
     switch_reduction: SwitchReduction | None = None
+    devices_per_switch: int | None = None
+    uplink: float | None = None
     p2p: bool = True
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -104,6 +111,38 @@ class Cluster:
         path = networkx.shortest_path(graph, f"gpu{source}", f"gpu{target}")
         return [dict(graph.edges[a, b], source=a, target=b) for a, b in itertools.pairwise(path)]
 
+    def share(self, ranks: int, everyone: bool = False) -> float:
+        """Part of `link.bandwidth` each of the first `ranks` of a node can send with at once.
+
+        Parameters
+        ----------
+        ranks : int
+        everyone : bool
+            Whether each sends to all others in equal parts; else to its next in a ring. In a mesh a
+            ring is as many rings as it takes to use every pair's link.
+
+        Returns
+        -------
+        float
+            At most 1; less where links are half duplex, or shared on the way.
+        """
+        if ranks < 2 or not self.p2p or (self.fabric == "switch" and self.link.duplex == "full"):
+            return 1.0
+        import networkx
+
+        graph = self._graph([0])
+        pairs = self.ring(range(ranks))
+        if everyone or self.fabric == "mesh":
+            pairs = [(a, b) for a in range(ranks) for b in range(ranks) if a != b]
+        load: dict[str, float] = {}
+        bandwidth: dict[str, float] = {}
+        for source, target in pairs:
+            path = networkx.shortest_path(graph, f"gpu{source}", f"gpu{target}")
+            for edge in (graph.edges[hop] for hop in itertools.pairwise(path)):
+                load[edge["resource"]] = load.get(edge["resource"], 0.0) + ranks / len(pairs)
+                bandwidth[edge["resource"]] = edge["bandwidth"]
+        return min(1.0, *(bandwidth[key] / load[key] / self.link.bandwidth for key in load))
+
     def ring(self, ranks: Sequence[int]) -> list[tuple[int, int]]:
         """(sender, receiver) pairs of a ring through the ranks in the given order."""
         if len(ranks) < 2:
@@ -111,14 +150,16 @@ class Cluster:
         return [(rank, ranks[(i + 1) % len(ranks)]) for i, rank in enumerate(ranks)]
 
 
-def _join(graph: networkx.DiGraph[str], a: str, b: str, link: Link, share: float = 1.0) -> None:
+def _join(
+    graph: networkx.DiGraph[str], a: str, b: str, link: Link, share: float = 1.0, bandwidth: float | None = None
+) -> None:
     """Both directions of a link; `share` is the part of a hop's latency this edge has."""
     for source, target in ((a, b), (b, a)):
         pair = "-".join(sorted((a, b))) if link.duplex == "half" else f"{source}-{target}"
         graph.add_edge(
             source,
             target,
-            bandwidth=link.bandwidth,
+            bandwidth=link.bandwidth if bandwidth is None else bandwidth,
             latency=share * link.latency,
             resource=f"{link.name}:{pair}",
         )
@@ -136,14 +177,23 @@ def _ring(cluster: Cluster, graph: networkx.DiGraph[str], node: int, ranks: list
             _join(graph, f"gpu{source}", f"gpu{target}", cluster.link)
 
 
+def _mesh(cluster: Cluster, graph: networkx.DiGraph[str], node: int, ranks: list[int]) -> None:
+    part = cluster.link.bandwidth / max(len(ranks) - 1, 1)
+    for a, b in itertools.combinations(ranks, 2):
+        _join(graph, f"gpu{a}", f"gpu{b}", cluster.link, bandwidth=part)
+
+
 def _pcie(cluster: Cluster, graph: networkx.DiGraph[str], node: int, ranks: list[int]) -> None:
-    half = -(-len(ranks) // 2)
+    behind = cluster.devices_per_switch or -(-len(ranks) // 2)
+    bridges = -(-len(ranks) // behind)
     for index, rank in enumerate(ranks):
-        bridge = f"switch{node}.{index // half}"
+        bridge = f"switch{node}.{index // behind}"
         graph.add_node(bridge, kind="switch", node=node)
         _join(graph, f"gpu{rank}", bridge, cluster.link, share=0.5)
-    if len(ranks) > half:
-        _join(graph, f"switch{node}.0", f"switch{node}.1", cluster.link, share=0.5)
+    if bridges > 1:
+        graph.add_node(f"host{node}", kind="switch", node=node)
+        for number in range(bridges):
+            _join(graph, f"switch{node}.{number}", f"host{node}", cluster.link, 0.25, cluster.uplink)
 
 
-_FABRICS = {"switch": _switch, "ring": _ring, "pcie": _pcie}
+_FABRICS = {"switch": _switch, "mesh": _mesh, "ring": _ring, "pcie": _pcie}

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cluster import Cluster
 from .device import Device, NearMemory
 from .errors import InputError, nearest
 from .link import Link, SwitchReduction
+from .profile import InSwitch, Profile, Protocol
+
+if TYPE_CHECKING:
+    from .schemas import LinkFile, SwitchReductionFile
 
 PRESETS = Path(__file__).parent / "presets"
 ALIASES = {"hgx-h100": "dgx-h100"}
-PARTS = ("device", "link", "nic")  # keys of a cluster that are described elsewhere
+PARTS = ("device", "link", "nic", "profile")  # keys of a cluster that are described elsewhere
 
 What = str | Path | Mapping[str, Any]
 
@@ -32,6 +37,11 @@ def link_names() -> list[str]:
 def cluster_names() -> list[str]:
     """Names of the shipped clusters."""
     return _names("clusters")
+
+
+def profile_names() -> list[str]:
+    """Names of the shipped profiles of collectives."""
+    return _names("profiles")
 
 
 def load_device(what: What | Device, where: str = "device") -> Device:
@@ -62,10 +72,84 @@ def load_link(what: What | Link, where: str = "link") -> Link:
     from .schemas import LinkFile
 
     values, sources, place = _gather("links", what, where)
-    values = check(LinkFile, values, place).model_dump()
-    if values["bulk_latency"] is None:
-        values["bulk_latency"] = values["latency"]
-    return Link(**values, sources=sources)
+    file = check(LinkFile, values, place)
+    start = None if file.profile is None else load_profile(file.profile, f"{place}: profile")
+    if file.bandwidth is None and (start is None or start.link_bandwidth is None):
+        raise InputError(f"{place}: bandwidth: missing (legal: a rate, or a profile with a link_bandwidth)")
+    if start is None and file.latency is None:
+        raise InputError(f"{place}: latency: missing (legal: a time, or a profile)")
+    bandwidth = file.bandwidth if file.bandwidth is not None else start.link_bandwidth  # type: ignore[union-attr]
+    profile = _profile(file, start)
+    return Link(
+        file.name,
+        bandwidth,  # type: ignore[arg-type]
+        profile.low.hop,
+        profile,
+        file.duplex,
+        file.channels,
+        file.final_pass,
+        sources,
+    )
+
+
+def load_profile(what: What | Profile, where: str = "profile") -> Profile:
+    """Profile of collectives by preset name, YAML or JSON path, or mapping of its fields."""
+    if isinstance(what, Profile):
+        return what
+    from .files import check
+    from .schemas import ProfileFile
+
+    values, sources, place = _gather("profiles", what, where)
+    file = check(ProfileFile, values, place)
+
+    def protocol(part: Any) -> Protocol:
+        return Protocol(part.base, part.hop, part.efficiency, part.copy_)
+
+    switch = file.in_switch
+    return Profile(
+        file.name,
+        protocol(file.low),
+        protocol(file.bulk),
+        protocol(file.exchange_low or file.low),
+        protocol(file.exchange_bulk or file.bulk),
+        file.bulk_bias,
+        None if switch is None else InSwitch(switch.base, switch.efficiency),
+        file.link_bandwidth,
+        file.error,
+        sources,
+    )
+
+
+# Payload share of a protocol that sends a flag with every word: 4 bytes of data, 4 of flag (NCCL's LL).
+_FLAGGED = 0.5
+
+
+def _profile(file: LinkFile, start: Profile | None) -> Profile:
+    """Profile of a link: the one it names, changed or made by the plain keys it gives."""
+    if start is None:
+        efficiency = 1.0 if file.efficiency is None else file.efficiency
+        hop, base = file.latency or 0.0, file.base_latency or 0.0
+        bulk_hop = hop if file.bulk_latency is None else file.bulk_latency
+        return Profile(
+            file.name,
+            Protocol(base, hop, _FLAGGED * efficiency),
+            Protocol(base, bulk_hop, efficiency),
+            Protocol(base + hop, 0.0, _FLAGGED * efficiency),
+            Protocol(base + bulk_hop, 0.0, efficiency),
+        )
+    changes: dict[str, dict[str, float]] = {"low": {}, "bulk": {}, "exchange_low": {}, "exchange_bulk": {}}
+    if file.latency is not None:
+        changes["low"]["hop"] = file.latency
+    if file.bulk_latency is not None:
+        changes["bulk"]["hop"] = file.bulk_latency
+    if file.base_latency is not None:
+        for change in changes.values():
+            change["base"] = file.base_latency
+    if file.efficiency is not None:
+        # The other protocols keep their share of the bulk one.
+        for key, change in changes.items():
+            change["efficiency"] = getattr(start, key).efficiency * file.efficiency / start.bulk.efficiency
+    return replace(start, **{key: replace(getattr(start, key), **change) for key, change in changes.items()})
 
 
 def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
@@ -88,13 +172,13 @@ def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
         raise InputError(
             f"{place}: nic: needed to join {file.nodes} nodes (legal: {', '.join(link_names())}, or a mapping)"
         )
+    reduction = None if file.switch_reduction is None else _reduction(file.switch_reduction, link, place)
     if not file.p2p:
         if nic is None:
             raise InputError(
                 f"{place}: p2p: false needs a nic to carry the traffic instead (legal: true, or a cluster with a nic)"
             )
         link = nic
-    reduction = file.switch_reduction
     return Cluster(
         file.name,
         device,
@@ -103,9 +187,31 @@ def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
         file.fabric,
         link,
         nic,
-        None if reduction is None else SwitchReduction(**reduction.model_dump()),
+        reduction,
+        file.devices_per_switch,
+        file.uplink,
         file.p2p,
         sources,
+    )
+
+
+def _reduction(file: SwitchReductionFile, link: Link, place: str) -> SwitchReduction:
+    """What a cluster says about reduction in its switch, and its link's profile where it says nothing."""
+    measured = link.profile.in_switch
+    base = measured.base if file.base is None and measured is not None else file.base
+    efficiency = measured.efficiency if file.efficiency is None and measured is not None else file.efficiency
+    if base is None or efficiency is None:
+        key = "base" if base is None else "efficiency"
+        raise InputError(
+            f"{place}: switch_reduction.{key}: missing (legal: a value, or a link whose profile has in_switch)"
+        )
+    fewest = file.min_ranks_without_p2p
+    return SwitchReduction(
+        base,
+        link.bandwidth if file.bandwidth is None else file.bandwidth,
+        efficiency,
+        file.min_ranks,
+        file.min_ranks if fewest is None else fewest,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .profile import Profile
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -16,13 +18,9 @@ class Link:
     bandwidth : float
         Per direction and device [B/s].
     latency : float
-        One hop of a ring collective in the low-latency protocol [s].
-    bulk_latency : float
-        The same in the full-bandwidth protocol [s].
-    base_latency : float
-        Fixed time of a collective call [s].
-    efficiency : float
-        Share of the bandwidth a ring reaches on large messages.
+        One hop with nothing to wait for, as a ring in the low-latency protocol takes it [s].
+    profile : Profile
+        What collectives make of the link.
     duplex : str
         "full" or "half" (both directions share the bandwidth).
     channels : int
@@ -36,9 +34,7 @@ class Link:
     name: str
     bandwidth: float
     latency: float
-    bulk_latency: float
-    base_latency: float
-    efficiency: float
+    profile: Profile
     duplex: str = "full"
     channels: int = 0
     final_pass: bool = False
@@ -51,17 +47,20 @@ class SwitchReduction:
 
     Parameters
     ----------
-    latency : float
-        Fixed time beyond the collective's base latency [s].
+    base : float
+        Fixed time of a call [s].
     bandwidth : float
         Wire rate per device and direction [B/s].
     efficiency : float
         Share of it that becomes all-reduce rate (size over time).
     min_ranks : int
         Fewest ranks of a node it is used for.
+    min_ranks_without_p2p : int
+        The same where peers do not reach each other directly.
     """
 
-    latency: float
+    base: float
     bandwidth: float
     efficiency: float
     min_ranks: int
+    min_ranks_without_p2p: int

@@ -83,15 +83,46 @@ class DeviceFile(Strict):
     near_memory: NearMemoryFile | None = None
 
 
+class ProtocolFile(Strict):
+    """A protocol of a profile."""
+
+    base: Time
+    hop: Time
+    efficiency: Share
+    copy_: Annotated[float, _read(units.parse_number, 0.0, 10.0, _plain), Field(alias="copy")] = 0.0
+
+
+class InSwitchFile(Strict):
+    """`in_switch:` of a profile."""
+
+    base: Time
+    efficiency: Share
+
+
+class ProfileFile(Strict):
+    """A profile file."""
+
+    name: str = "profile"
+    link_bandwidth: Rate | None = None
+    low: ProtocolFile
+    bulk: ProtocolFile
+    exchange_low: ProtocolFile | None = None
+    exchange_bulk: ProtocolFile | None = None
+    bulk_bias: Cost = 1.0
+    in_switch: InSwitchFile | None = None
+    error: dict[str, float] = Field(default_factory=dict)
+
+
 class LinkFile(Strict):
     """A link file."""
 
     name: str
-    bandwidth: Rate
-    latency: Time
+    bandwidth: Rate | None = None
+    latency: Time | None = None
     bulk_latency: Time | None = None
-    base_latency: Time = 0.0
-    efficiency: Share = 1.0
+    base_latency: Time | None = None
+    efficiency: Share | None = None
+    profile: str | dict[str, Any] | None = None
     duplex: Literal["full", "half"] = "full"
     channels: Annotated[int, Field(ge=0, le=10_000)] = 0
     final_pass: bool = False
@@ -100,10 +131,11 @@ class LinkFile(Strict):
 class SwitchReductionFile(Strict):
     """`switch_reduction:` of a cluster."""
 
-    latency: Time
-    bandwidth: Rate
-    efficiency: Share
+    base: Time | None = None
+    bandwidth: Rate | None = None
+    efficiency: Share | None = None
     min_ranks: Annotated[int, Field(ge=2, le=1024)] = 2
+    min_ranks_without_p2p: Annotated[int, Field(ge=2, le=1024)] | None = None
 
 
 class ClusterFile(Strict):
@@ -113,7 +145,9 @@ class ClusterFile(Strict):
     device: str | dict[str, Any]
     devices_per_node: Annotated[int, Field(ge=1, le=1024)]
     nodes: Annotated[int, Field(ge=1, le=100_000)] = 1
-    fabric: Literal["switch", "ring", "pcie"] = "switch"
+    fabric: Literal["switch", "mesh", "ring", "pcie"] = "switch"
+    devices_per_switch: Annotated[int, Field(ge=1, le=1024)] | None = None
+    uplink: Rate | None = None
     link: str | dict[str, Any]
     nic: str | dict[str, Any] | None = None
     switch_reduction: SwitchReductionFile | None = None

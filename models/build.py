@@ -187,6 +187,7 @@ class Builder:
                     memory_bytes=cost.memory_bytes,
                     read_bytes=cost.read_bytes,
                     algorithm=cost.algorithm,
+                    protocol=cost.protocol,
                 )
             )
         return tuple(found)

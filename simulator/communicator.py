@@ -1,27 +1,31 @@
-"""What a collective costs among given ranks of a cluster: the library's choice of algorithm.
+"""What a collective costs among given ranks of a cluster, and which algorithm a library takes.
 
-Three ways to move a message are costed and the fastest taken, as communication libraries do:
+Every algorithm the fabric allows is costed in each protocol and one is taken, as communication
+libraries do. The protocols' numbers come from the link's profile (`hardware.profile`), the closed
+forms from `collectives`. All times take one size or an array of sizes.
 
-* ring, low-latency protocol: a flag travels with every word, so half the wire is payload and only
-  one rail is used, but a hop is cheap;
-* ring, bulk protocol: full bandwidth over all rails, dearer hops;
-* reduction inside the switch (all-reduce only), where the fabric has it.
-
-The protocol split and its hop latencies follow NCCL (src/graph/tuning.cc); the ring's closed forms
-are those of `collectives`.
+Among nodes a ring runs through all ranks, with as many rails as a node has adapters. A tree, or the
+switches of the nodes with a tree between them, crosses the network once per node instead of once per
+rank; its two levels are taken one after the other, as published runs over two and four nodes have it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import log2
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..hardware.errors import InputError
 from .collectives import all_gather_time, all_reduce_time, reduce_scatter_time
 
 if TYPE_CHECKING:
-    from ..hardware import Cluster
+    from ..hardware import Cluster, Protocol
 
-LOW_LATENCY_PAYLOAD = 0.5  # NCCL's LL protocol: 4 bytes of data, 4 bytes of flag
+KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "send_recv")
+_FORMULAS = {"all_reduce": all_reduce_time, "reduce_scatter": reduce_scatter_time, "all_gather": all_gather_time}
+BULK, LOW = "bulk", "low latency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,9 @@ class Collective:
     Parameters
     ----------
     kind : str
-        all_reduce | reduce_scatter | all_gather.
-    algorithm : str
+        One of `KINDS`.
+    algorithm, protocol : str
+        What the library takes; "none" where nothing moves.
     time : float
         Seconds alone on the fabric.
     sent_bytes : float
@@ -45,6 +50,7 @@ class Collective:
 
     kind: str
     algorithm: str
+    protocol: str
     time: float
     sent_bytes: float
     memory_bytes: float
@@ -65,19 +71,100 @@ class Communicator:
         self.cluster, self.size = cluster, size
         self.local = min(size, cluster.devices_per_node)
         self.nodes = -(-size // cluster.devices_per_node)
+        self._shares = {everyone: cluster.share(self.local, everyone) for everyone in (False, True)}
         self._known: dict[tuple[str, float], Collective] = {}
 
     def all_reduce(self, size: float) -> Collective:
         """Sum of `size` bytes on every rank."""
-        return self._best("all_reduce", size)
+        return self.collective("all_reduce", size)
 
     def reduce_scatter(self, size: float) -> Collective:
         """Sum of `size` bytes, each rank keeping one part (nccl-tests size: the full buffer)."""
-        return self._best("reduce_scatter", size)
+        return self.collective("reduce_scatter", size)
 
     def all_gather(self, size: float) -> Collective:
         """Gather parts into `size` bytes on every rank (nccl-tests size: the full buffer)."""
-        return self._best("all_gather", size)
+        return self.collective("all_gather", size)
+
+    def all_to_all(self, size: float) -> Collective:
+        """Every rank sends a part of its `size` bytes to every rank, itself included."""
+        return self.collective("all_to_all", size)
+
+    def collective(self, kind: str, size: float, algorithm: str | None = None) -> Collective:
+        """What the library does with `size` bytes, or what a pinned algorithm does.
+
+        Raises
+        ------
+        InputError
+            When nothing by that name runs this kind here.
+        """
+        if self.size == 1 or size == 0:
+            return Collective(kind, "none", "none", 0.0, 0.0, 0.0, 0.0)
+        if algorithm is not None:
+            return self._priced(kind, algorithm, *self._pinned(kind, algorithm, size), size)
+        if (kind, size) not in self._known:
+            options = self.options(kind, size)
+            choice = int(self._choice(options))
+            name, protocol, time = options[choice]
+            self._known[kind, size] = self._priced(kind, name, protocol, float(time), size)
+        return self._known[kind, size]
+
+    def times(self, kind: str, sizes: Any) -> np.ndarray:
+        """Times of the library's choice for an array of sizes.
+
+        Parameters
+        ----------
+        kind : str
+        sizes : array_like of float
+            Bytes.
+
+        Returns
+        -------
+        numpy.ndarray
+            Seconds, of the shape of `sizes`.
+        """
+        sizes = np.asarray(sizes, dtype=float)
+        if self.size == 1:
+            return np.zeros_like(sizes)
+        options = self.options(kind, sizes)
+        stacked = np.stack([np.broadcast_to(time, sizes.shape) for _, _, time in options])
+        chosen = np.take_along_axis(stacked, self._choice(options)[None], axis=0)[0]
+        return np.where(sizes > 0, chosen, 0.0)
+
+    def options(self, kind: str, size: Any) -> list[tuple[str, str, Any]]:
+        """(algorithm, protocol, time) of everything the library has for a kind on this fabric.
+
+        Raises
+        ------
+        InputError
+            When `kind` is none of `KINDS`.
+        """
+        if kind not in KINDS:
+            raise InputError(f"collective: {kind!r} (legal: {', '.join(KINDS)})")
+        if kind in ("all_to_all", "send_recv"):
+            return [("direct", name, self._exchange(kind, size, name)) for name in (LOW, BULK)]
+        options = [("ring", name, self._ring(kind, size, name)) for name in (LOW, BULK)]
+        if self.nodes > 1 and kind == "all_reduce":
+            options.append(("tree", BULK, self._tree(size)))
+        if kind == "all_reduce" and self._switch_reduces():
+            options.append(("in-switch", BULK, self._in_switch(size)))
+        return options
+
+    def ring_bandwidth(self, protocol: str = BULK) -> float:
+        """Payload bandwidth of a ring through the group, per rank and direction [B/s]."""
+        nic = self.cluster.nic
+        bandwidth = self._rate(self._inside(protocol))
+        if self.nodes > 1 and nic is not None:
+            rails = self.local if protocol == BULK else 1  # small messages use one channel
+            bandwidth = min(bandwidth, rails * nic.bandwidth * self._across(protocol).efficiency)
+        return bandwidth
+
+    def hop_latency(self, protocol: str = BULK) -> float:
+        """Mean latency of one ring hop [s]: `nodes` of the ring's `size` hops cross the network."""
+        inside = self._inside(protocol).hop
+        if self.nodes == 1 or self.cluster.nic is None:
+            return inside
+        return inside + (self._across(protocol).hop - inside) * self.nodes / self.size
 
     def near_memory_reduce_scatter(self, size: float) -> Collective:
         """Reduce-scatter whose additions happen in the destination's memory.
@@ -86,84 +173,135 @@ class Communicator:
         """
         n, chunk = self.size, size / self.size
         time = float(reduce_scatter_time(n, size, self.ring_bandwidth(), self.hop_latency()))
-        return Collective(
-            "reduce_scatter",
-            "ring, near memory",
-            time,
-            (n - 1) * chunk,
-            chunk * (2 * n - 3),
-            chunk * (n - 2),
-        )
+        moved, read = chunk * (2 * n - 3), chunk * (n - 2)
+        return Collective("reduce_scatter", "ring, near memory", BULK, time, (n - 1) * chunk, moved, read)
 
-    def ring_bandwidth(self, bulk: bool = True) -> float:
-        """Payload bandwidth of a ring through the group, per rank and direction [B/s]."""
-        link, nic = self.cluster.link, self.cluster.nic
-        share = 1.0 if bulk else LOW_LATENCY_PAYLOAD
-        bandwidth = link.bandwidth * link.efficiency
-        if self.nodes > 1 and nic is not None:
-            rails = self.local if bulk else 1  # small messages use one channel
-            bandwidth = min(bandwidth, rails * nic.bandwidth * nic.efficiency)
-        return share * bandwidth
+    def _choice(self, options: list[tuple[str, str, Any]]) -> Any:
+        """Index of the option taken, by size.
 
-    def hop_latency(self, bulk: bool = True) -> float:
-        """Mean latency of one ring hop [s]: `nodes` of the ring's `size` hops cross the network."""
-        link, nic = self.cluster.link, self.cluster.nic
-        inside = link.bulk_latency if bulk else link.latency
-        if self.nodes == 1 or nic is None:
-            return inside
-        across = nic.bulk_latency if bulk else nic.latency
-        return inside + (across - inside) * self.nodes / self.size
+        Within an algorithm the bulk protocol is taken by the library's own table (`bulk_bias`), and of
+        the algorithms the one that then is fastest.
+        """
+        bias = self.cluster.link.profile.bulk_bias
+        chosen: Any = 0
+        best: Any = np.inf
+        for index, (algorithm, protocol, time) in enumerate(options):
+            rivals = [t for a, p, t in options if a == algorithm and p != protocol]
+            taken: Any = True
+            if rivals:
+                taken = time < bias * rivals[0] if protocol == BULK else rivals[0] >= bias * time
+            better = np.logical_and(taken, time < best)
+            chosen, best = np.where(better, index, chosen), np.where(better, time, best)
+        return chosen
 
-    def _best(self, kind: str, size: float) -> Collective:
-        if self.size == 1 or size == 0:
-            return Collective(kind, "none", 0.0, 0.0, 0.0, 0.0)
-        key = (kind, size)
-        if key not in self._known:
-            options = [self._ring(kind, size, bulk) for bulk in (False, True)]
-            if kind == "all_reduce":
-                options += self._in_switch(size)
-            self._known[key] = min(options, key=lambda option: option.time)
-        return self._known[key]
+    def _inside(self, protocol: str) -> Protocol:
+        profile = self.cluster.link.profile
+        return profile.bulk if protocol == BULK else profile.low
 
-    def _ring(self, kind: str, size: float, bulk: bool) -> Collective:
-        n, link, chunk = self.size, self.cluster.link, size / self.size
-        bandwidth, latency = self.ring_bandwidth(bulk), self.hop_latency(bulk)
-        formula = {
-            "all_reduce": all_reduce_time,
-            "reduce_scatter": reduce_scatter_time,
-            "all_gather": all_gather_time,
-        }[kind]
-        time = link.base_latency + float(formula(n, size, bandwidth, latency))
-        # Reduce-scatter: the first chunk is read and sent, each later step reads the received and the
-        # local chunk, and the last result is read twice and written once. All-gather copies.
-        reads = {"reduce_scatter": chunk * (2 * n - 1), "all_gather": chunk * (n - 1)}
-        writes = {"reduce_scatter": chunk * n, "all_gather": chunk * (n - 1)}
-        for amount in (reads, writes):
-            amount["all_reduce"] = amount["reduce_scatter"] + amount["all_gather"]
-        if link.final_pass and kind != "all_gather":
+    def _across(self, protocol: str) -> Protocol:
+        assert self.cluster.nic is not None
+        profile = self.cluster.nic.profile
+        return profile.bulk if protocol == BULK else profile.low
+
+    def _rate(self, inside: Protocol, everyone: bool = False) -> float:
+        """Payload rate of a rank inside its node [B/s]."""
+        return self.cluster.link.bandwidth * inside.efficiency * self._shares[everyone]
+
+    def _ring(self, kind: str, size: Any, protocol: str) -> Any:
+        n, chunk = self.size, size / self.size
+        inside, bandwidth = self._inside(protocol), self.ring_bandwidth(protocol)
+        base = inside.base + inside.copy * chunk / self._rate(inside)
+        if self.cluster.link.final_pass and kind not in ("all_gather", "broadcast"):
             device = self.cluster.device
-            time += 3 * chunk / (device.memory_bandwidth * device.memory_efficiency)
-        steps = {"all_reduce": 2}.get(kind, 1) * (n - 1)
-        return Collective(
-            kind,
-            "ring" if bulk else "ring, low latency",
-            time,
-            steps * chunk,
-            reads[kind] + writes[kind],
-            reads[kind],
-        )
+            base = base + 3 * chunk / (device.memory_bandwidth * device.memory_efficiency)
+        if kind in ("broadcast", "reduce"):  # the whole buffer streams through all ranks
+            return base + (n - 1) * self.hop_latency(protocol) + size / bandwidth
+        return _FORMULAS[kind](n, size, bandwidth, self.hop_latency(protocol), base)
 
-    def _in_switch(self, size: float) -> list[Collective]:
-        """Reduction in the switch of every node, parts exchanged over the NICs between nodes."""
-        cluster = self.cluster
-        switch = cluster.switch_reduction
-        if switch is None or self.local < switch.min_ranks:
-            return []
-        time = cluster.link.base_latency + switch.latency + size / (switch.bandwidth * switch.efficiency)
+    def _tree(self, size: Any) -> Any:
+        """Chains inside the nodes, then a double binary tree between them."""
+        inside, across = self._inside(BULK), self._across(BULK)
+        levels = log2(self.nodes)
+        latency = 2 * ((self.local - 1) * inside.hop + levels * across.hop)
+        within = 2 * size * (self.local - 1) / self.local / self._rate(inside)
+        return inside.base + latency + within + self._between(size)
+
+    def _between(self, size: Any) -> Any:
+        """Time of an all-reduce's bytes on the adapters when every node is one member."""
+        nic = self.cluster.nic
+        assert nic is not None
+        share = 2 * (self.nodes - 1) / self.nodes * size / self.local
+        return share / (nic.bandwidth * self._across(BULK).efficiency)
+
+    def _switch_reduces(self) -> bool:
+        switch = self.cluster.switch_reduction
+        if switch is None:
+            return False
+        return self.local >= (switch.min_ranks if self.cluster.p2p else switch.min_ranks_without_p2p)
+
+    def _in_switch(self, size: Any) -> Any:
+        """Reduction in the switch of every node, parts exchanged over the adapters between nodes."""
+        cluster, switch = self.cluster, self.cluster.switch_reduction
+        assert switch is not None
+        time = size / (switch.bandwidth * switch.efficiency)
+        base = switch.base
         if not cluster.p2p and cluster.nic is not None:
             # Peers hand over to one another through the NIC.
-            time += (self.local - 1) * cluster.nic.bulk_latency
-        if self.nodes > 1 and cluster.nic is not None:
-            part = size / self.local
-            time += 2 * (cluster.nic.bulk_latency + part / (cluster.nic.bandwidth * cluster.nic.efficiency))
-        return [Collective("all_reduce", "in-switch", time, size, 2 * size, size)]
+            base += (self.local - 1) * self._across(BULK).hop
+        if self.nodes > 1:
+            base += 2 * log2(self.nodes) * self._across(BULK).hop
+            time = time + self._between(size)
+        return base + time
+
+    def _exchange(self, kind: str, size: Any, protocol: str) -> Any:
+        """All peers at once: `size` bytes leave a rank, less its own part."""
+        n, cluster = self.size, self.cluster
+        inside, across = self._exchanging(protocol)
+        rate = self._rate(inside, everyone=kind == "all_to_all")
+        if kind == "send_recv":
+            if across is not None and cluster.nic is not None:
+                return across.base + across.hop + size / (cluster.nic.bandwidth * across.efficiency)
+            return inside.base + inside.hop + size / rate
+        chunk = size / n
+        time = (self.local - 1 + inside.copy) * chunk / rate
+        base = inside.base + (self.local - 1) * inside.hop
+        if across is not None and cluster.nic is not None:
+            # Every rank has an adapter of its own, busy beside the links.
+            time = np.maximum(time, (n - self.local) * chunk / (cluster.nic.bandwidth * across.efficiency))
+            base = max(base, across.base + (n - self.local) * across.hop)
+        return base + time
+
+    def _exchanging(self, protocol: str) -> tuple[Protocol, Protocol | None]:
+        """Protocols of an exchange inside and, where there are several nodes, between nodes."""
+        profiles = [self.cluster.link.profile]
+        if self.nodes > 1 and self.cluster.nic is not None:
+            profiles.append(self.cluster.nic.profile)
+        found = [profile.exchange_bulk if protocol == BULK else profile.exchange_low for profile in profiles]
+        return found[0], found[1] if len(found) > 1 else None
+
+    def _priced(self, kind: str, algorithm: str, protocol: str, time: float, size: float) -> Collective:
+        """The collective with what it does to links and memory."""
+        n, chunk = self.size, size / self.size
+        if algorithm == "in-switch":
+            return Collective(kind, algorithm, protocol, time, size, 2 * size, size)
+        # Reduce-scatter: the first chunk is read and sent, each later step reads the received and the
+        # local chunk, and the last result is read twice and written once. The others copy.
+        reads = {"reduce_scatter": chunk * (2 * n - 1), "all_gather": chunk * (n - 1), "all_to_all": size}
+        writes = {"reduce_scatter": chunk * n, "all_gather": chunk * (n - 1), "all_to_all": size}
+        for amount in (reads, writes):
+            amount["all_reduce"] = amount["reduce_scatter"] + amount["all_gather"]
+        sent = {"all_reduce": 2 * (n - 1) * chunk}.get(kind, (n - 1) * chunk)
+        if kind in ("broadcast", "reduce", "send_recv"):
+            sent = size
+        read = reads.get(kind, size)
+        return Collective(kind, algorithm, protocol, time, sent, read + writes.get(kind, size), read)
+
+    def _pinned(self, kind: str, algorithm: str, size: float) -> tuple[str, float]:
+        """(protocol, time) of an algorithm the user wants."""
+        options = self.options(kind, size)
+        mine = [option for option in options if option[0] == algorithm]
+        if not mine:
+            legal = ", ".join(dict.fromkeys(name for name, _, _ in options))
+            raise InputError(f"{kind} among {self.size} ranks: no algorithm {algorithm!r} (legal: {legal})")
+        _, protocol, time = mine[int(self._choice(mine))]
+        return protocol, float(time)

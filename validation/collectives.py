@@ -1,41 +1,156 @@
-"""Collective times against published runs inside a node (not shipped; see COMMLENS_MEASURED)."""
+"""Collective times against published runs (not shipped; see COMMLENS_MEASURED)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
 
-from ..hardware import load_cluster
+from ..hardware import Cluster, load_cluster
 from ..simulator.communicator import Communicator
 from .claims import MEASURED, Row, read_measured
 
 FAMILY = "network"
-CLUSTERS = {"H100-SXM": "dgx-h100", "A100-SXM": "dgx-a100"}
-KINDS = ("all_reduce", "reduce_scatter", "all_gather")
+OPS = {"alltoall": "all_to_all"}
+# Tables name a device in their own ways; the first of these words found in the name is meant.
+NVLINKED = {
+    "gb300": "gb300-nvl72",
+    "gb200": "gb200-nvl72",
+    "b300": "hgx-b300",
+    "b200": "hgx-b200",
+    "h200": "hgx-h200",
+    "h100": "dgx-h100",
+    "h800": "hgx-h800",
+    "h20": "hgx-h20",
+    "a100": "dgx-a100",
+}
+OTHERS = {
+    "l40s": "l40s-pcie",
+    "rtx": "rtx-pro-6000-pcie",
+    "l20": "pcie-8",
+    "a40": "a40-pairs",
+    "mi355": "mi350x-8",
+    "mi350": "mi350x-8",
+    "mi300": "mi300x-8",
+    "mi325": "mi300x-8",
+}
+PAIRS = {"h100": "h100-pairs", "a100": "a100-pairs", "a40": "a40-pairs"}
+ADAPTERS = {"efa": "efa400", "cx8": "xdr800", "xdr": "xdr800", "cx7": "ndr400", "ndr": "ndr400"}
+# What torch.distributed adds to a call timed from Python: `fit_fabrics` prints the median over runs of
+# ml-engineering's all_reduce_bench.py on H200 and B200, beside the profiles fitted to nccl-tests.
+TORCH_CALL = 20e-6
+WAITING = "kernel time of three profiled calls, waiting for the peer included; not a transfer time at small sizes"
+UNDOCUMENTED = "the network between the nodes is not documented"
+BROKEN = "no peer-to-peer on the host, by the table's own note"
+
+
+def cluster_of(row: Mapping[str, str]) -> dict[str, Any] | None:
+    """Cluster mapping for a row of the measured table, or None for a device no preset describes."""
+    gpu, fabric = row["gpu"].lower(), row["fabric"].lower()
+    ranks, nodes = int(row["n_gpus"]), int(row["n_nodes"])
+    pairwise = "bridge" in fabric or "pairwise" in gpu
+    table = PAIRS if pairwise else {**NVLINKED, **OTHERS}
+    preset = next((table[word] for word in table if re.search(rf"(^|[^a-z0-9]){word}", gpu)), None)
+    if preset is None:
+        return None
+    found: dict[str, Any] = {"preset": preset}
+    if pairwise:
+        return {**found, "nodes": max(1, -(-ranks // 2))} if nodes == 1 else None
+    if nodes > 1 and not preset.endswith("nvl72"):
+        adapter = next((ADAPTERS[word] for word in ADAPTERS if word in fabric), None)
+        found |= {"nodes": nodes, "devices_per_node": max(1, ranks // nodes)}
+        if adapter is not None:
+            found["nic"] = adapter
+    return found
+
+
+@cache
+def _load(items: tuple[tuple[str, Any], ...]) -> Cluster:
+    return load_cluster(dict(items))
+
+
+def predicted(row: Mapping[str, str]) -> tuple[float, float] | None:
+    """(predicted time, time on the wire alone) of a row [s]; None where no preset or rank count fits."""
+    place = cluster_of(row)
+    ranks, size = int(row["n_gpus"]), float(row["size_bytes"])
+    if place is None:
+        return None
+    cluster = _load(tuple(place.items()))
+    if ranks > cluster.size:
+        return None
+    kind = OPS.get(row["op"], row["op"])
+    pinned = "ring" if "disabled" in row["algo"].lower() else None
+    cost = Communicator(cluster, ranks).collective(kind, size, algorithm=pinned)
+    extra = TORCH_CALL if by_torch(row) else 0.0
+    wire = cost.sent_bytes / cluster.link.bandwidth
+    if cluster.nic is not None and int(row["n_nodes"]) > 1:
+        wire = max(wire, cost.sent_bytes / (cluster.devices_per_node * cluster.nic.bandwidth))
+    return cost.time + extra, wire
+
+
+def by_torch(row: Mapping[str, str]) -> bool:
+    """Whether a row was timed around a call of torch.distributed, not by nccl-tests."""
+    return "bench" in row["tool"]
+
+
+def metric_of(row: Mapping[str, str]) -> str:
+    """Name of the error a row counts in."""
+    if int(row["n_nodes"]) > 1:
+        return "time between nodes [us]"
+    return f"time inside a node, {'1 MiB and more' if float(row['size_bytes']) >= 2**20 else 'below 1 MiB'} [us]"
+
+
+def is_calibration(row: Mapping[str, str]) -> bool:
+    """Whether the profiles are fitted to a row.
+
+    Every other power of two of the nccl-tests tables inside a node, and every other size of the longer
+    B200 run, which is what shows the switch at sizes of gigabytes.
+    """
+    bits = int(float(row["size_bytes"])).bit_length()
+    if row["n_nodes"] != "1" or doubt(row):
+        return False
+    if row["tool"] == "nccl-tests":
+        return (
+            "aiconfigurator" in row["source"]
+            and row["gpu"] in ("A100-SXM", "H100-SXM", "B200-SXM", "L40S")
+            and bits % 2 == 1
+        )
+    return row["gpu"] == "B200-SXM" and by_torch(row) and bits % 4 == 1
+
+
+def doubt(row: Mapping[str, str]) -> str:
+    """Why a row is not a clean measurement of its fabric; empty when it is."""
+    notes = row["notes"].lower()
+    if "suspect" in notes or "broken" in notes or "no-p2p" in notes:
+        return BROKEN if "p2p" in notes else "marked suspect in the table: it repeats another device's file"
+    if "slow fabric" in notes:
+        return UNDOCUMENTED
+    if "imprecise" in notes and float(row["size_bytes"]) < 2**20:
+        return "printed with two decimals of bus bandwidth, too few at this size"
+    if "kineto" in row["tool"]:
+        return WAITING
+    return ""
 
 
 def rows() -> Iterator[Row]:
-    """Every nccl-tests row of a shipped node whose group has 2 to 8 ranks."""
+    """Every row of the measured table whose device has a preset."""
     table = read_measured("collectives_measured")
     if table is None:
         raise LookupError(f"collectives_measured.csv: set {MEASURED} to the folder that holds it")
     for row in table:
-        if row["gpu"] not in CLUSTERS or row["op"] not in KINDS or row["tool"] != "nccl-tests" or row["n_nodes"] != "1":
-            continue
-        ranks, size = int(row["n_gpus"]), float(row["size_bytes"])
-        cluster = load_cluster(CLUSTERS[row["gpu"]])
-        cost = getattr(Communicator(cluster, ranks), row["op"])(size)
-        # The trivial baseline is the wire: full link bandwidth, no latency.
-        wire = cost.sent_bytes / cluster.link.bandwidth
-        size_class = "1 MiB and more" if size >= 2**20 else "below 1 MiB"
+        found = predicted(row)
+        why = doubt(row)
         yield Row(
             FAMILY,
-            f"{row['op']} {CLUSTERS[row['gpu']]}",
+            OPS.get(row["op"], row["op"]),
             row["row_id"],
-            f"{ranks} ranks, {size:.0f} B",
-            f"time, {size_class} [us]",
+            f"{row['gpu']}, {row['n_gpus']} ranks, {float(row['size_bytes']):.0f} B, {row['fabric']}",
+            metric_of(row) + (", doubtful rows" if why else ""),
             float(row["time_us"]),
-            1e6 * cost.time,
+            None if found is None else 1e6 * found[0],
             row["source"],
-            1e6 * wire,
-            "calibration" if size == 16384 else "held out",
+            None if found is None else 1e6 * found[1],
+            "calibration" if is_calibration(row) else "held out",
+            why if found is not None else "no preset describes this machine",
         )

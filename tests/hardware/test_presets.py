@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import networkx as nx
 import pytest
@@ -15,6 +16,7 @@ from commlens.hardware import (
     load_cluster,
     load_device,
     load_link,
+    load_profile,
 )
 from commlens.hardware.library import PRESETS, _unwrap
 
@@ -79,7 +81,8 @@ def test_datasheet_traps():
 HALF_RATE = {
     "a100-40-sxm": 2048, "a100-80-sxm": 2048, "h100-sxm": 4096, "h200-sxm": 4096, "b200": 8192, "gb200": 8192,
     "a10": 1024, "a40": 1024, "l20": 512, "v100-sxm": 1024, "mi210": 1024, "mi250x": 1024, "mi300x": 2048,
-    "cpu-x86": 2048, "t3-gpu": 1024,
+    "cpu-x86": 2048, "t3-gpu": 1024, "h800-sxm": 4096, "h20-sxm": 4096, "b300": 8192, "gb300": 8192, "l40s": 1024,
+    "rtx-pro-6000": 1024, "mi350x": 4096,
 }  # fmt: skip
 
 
@@ -105,7 +108,8 @@ def test_every_pair_of_ranks_is_joined(name):
     assert nx.is_strongly_connected(graph)
     route = cluster.route(0, cluster.size - 1)
     assert route
-    assert min(edge["bandwidth"] for edge in route) == cluster.link.bandwidth
+    narrowest = {"mesh": cluster.link.bandwidth / (cluster.size - 1), "pcie": cluster.uplink}.get(cluster.fabric)
+    assert min(edge["bandwidth"] for edge in route) == (narrowest or cluster.link.bandwidth)
 
 
 def test_nodes_are_joined_by_their_adapters():
@@ -128,10 +132,10 @@ def test_half_duplex_directions_share_one_resource():
 
 def test_sockets_are_joined_once():
     route = load_cluster("pcie-8").route(0, 7)
-    assert [edge["target"] for edge in route] == ["switch0.0", "switch0.1", "gpu7"]
+    assert [edge["target"] for edge in route] == ["switch0.0", "host0", "switch0.1", "gpu7"]
 
 
-@pytest.mark.parametrize("fabric", ["switch", "ring", "pcie"])
+@pytest.mark.parametrize("fabric", ["switch", "mesh", "ring", "pcie"])
 def test_without_peer_to_peer_traffic_takes_the_adapters(fabric):
     cluster = load_cluster({"preset": "dgx-h100", "p2p": False, "fabric": fabric})
     assert cluster.link == cluster.nic == load_link("ndr400")
@@ -140,7 +144,7 @@ def test_without_peer_to_peer_traffic_takes_the_adapters(fabric):
         load_cluster({"preset": "ring", "p2p": False})
 
 
-@pytest.mark.parametrize("fabric", ["switch", "ring", "pcie"])
+@pytest.mark.parametrize("fabric", ["switch", "mesh", "ring", "pcie"])
 @pytest.mark.parametrize("per_node", [1, 2, 3, 5, 8])
 def test_a_route_is_the_shortest_path_of_the_whole_graph(fabric, per_node):
     cluster = load_cluster({"preset": "dgx-h100", "fabric": fabric, "devices_per_node": per_node, "nodes": 3})
@@ -213,9 +217,9 @@ def test_sources_follow_values(tmp_path):
 def test_a_change_leaves_the_shipped_preset_alone():
     before = load_device("h100-sxm")
     load_device({"preset": "h100-sxm", "peak_flops": {"bf16": 1e12}})
-    load_cluster({"preset": "dgx-h100", "switch_reduction": {"latency": 1.0}, "device": {"peak_flops": {"fp8": 1e12}}})
+    load_cluster({"preset": "dgx-h100", "switch_reduction": {"base": 1.0}, "device": {"peak_flops": {"fp8": 1e12}}})
     assert load_device("h100-sxm") == before
-    assert load_cluster("dgx-h100").switch_reduction.latency == pytest.approx(25e-6)
+    assert load_cluster("dgx-h100").switch_reduction.base < 1e-3
 
 
 def test_importing_the_floor_imports_nothing_heavy():
@@ -256,7 +260,7 @@ BAD = {
     "no float": (load_device, {"preset": "a10", "clock": 10**400}, ["clock", "not finite", "legal"]),
     "no devices": (load_cluster, {"preset": "dgx-h100", "devices_per_node": 0}, ["devices_per_node", "1 to 1024"]),
     "too many devices": (load_cluster, {"preset": "dgx-h100", "devices_per_node": 1025}, ["1 to 1024"]),
-    "no such fabric": (load_cluster, {"preset": "dgx-h100", "fabric": "torus"}, ["torus", "switch, ring, pcie"]),
+    "no such fabric": (load_cluster, {"preset": "dgx-h100", "fabric": "torus"}, ["torus", "switch, mesh, ring, pcie"]),
     "no bandwidth": (load_link, {"preset": "nvlink4", "bandwidth": 0}, ["bandwidth", "1 kB/s to 1 PB/s"]),
     "misspelt device": (load_device, "h100-smx", ["h100-smx", "h100-sxm"]),
     "misspelt link": (load_link, "nvlnk4", ["nvlnk4", "nvlink4"]),
@@ -270,6 +274,15 @@ BAD = {
     "no way between nodes": (load_cluster, {"preset": "ring", "nodes": 2}, ["nic", "2 nodes"]),
     "unknown format": (load_device, {"preset": "h100-sxm", "peak_flops": {"bf17": 1e12}}, ["bf17", "bf16"]),
     "nested": (load_cluster, {"preset": "dgx-h100", "link": {"latncy": 1}}, ["latncy", "latency"]),
+    "neither latency nor profile": (load_link, {"name": "x", "bandwidth": 1e9}, ["latency", "profile"]),
+    "neither bandwidth nor profile": (load_link, {"name": "x", "latency": 1e-6}, ["bandwidth", "profile"]),
+    "no such profile": (load_link, {"preset": "nvlink4", "profile": "nvlnk4"}, ["nvlnk4", "did you mean nvlink4"]),
+    "bad profile": (load_profile, {"preset": "nvlink4", "low": {"copy": -1}}, ["low.copy", "0 to 10"]),
+    "switch reduction without numbers": (
+        load_cluster,
+        {"preset": "dgx-h100", "link": "pcie5", "switch_reduction": {"min_ranks": 2}},
+        ["switch_reduction.base", "profile"],
+    ),
     "number for a name": (load_cluster, 7, ["7", "legal"]),
 }  # fmt: skip
 
@@ -284,3 +297,25 @@ def test_bad_input_is_one_line(name):
     assert len(message) < 400
     for word in words:
         assert word in message, message
+
+
+def test_a_link_takes_its_protocols_from_its_profile_and_plain_keys_change_them():
+    profile = load_profile("nvlink4")
+    assert load_link("nvlink4").profile == profile
+    changed = load_link({"preset": "nvlink4", "latency": "2 us", "efficiency": 0.5})
+    assert changed.profile.low.hop == changed.latency == 2e-6
+    assert changed.profile.bulk == replace(profile.bulk, efficiency=0.5)
+    assert changed.profile.low.efficiency / profile.low.efficiency == pytest.approx(0.5 / profile.bulk.efficiency)
+
+
+def test_a_plain_link_has_one_latency_and_half_its_bandwidth_in_the_low_latency_protocol():
+    profile = load_link({"name": "wire", "bandwidth": 1e11, "latency": 1e-6}).profile
+    assert (profile.low.hop, profile.bulk.hop) == (1e-6, 1e-6)
+    assert profile.low.efficiency == profile.bulk.efficiency / 2 == 0.5
+
+
+def test_what_a_switch_reduction_leaves_out_comes_from_the_links_profile():
+    cluster = load_cluster("dgx-h100")
+    assert cluster.switch_reduction.efficiency == cluster.link.profile.in_switch.efficiency
+    own = load_cluster({"preset": "dgx-h100", "switch_reduction": {"efficiency": 0.3}})
+    assert own.switch_reduction == replace(cluster.switch_reduction, efficiency=0.3)

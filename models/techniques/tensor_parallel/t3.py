@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ....simulator.communicator import LOW
 from ...build import Builder, Handle
 from ...kernels import Kernel
 from ...layers import Block
@@ -121,7 +122,7 @@ def _ring(build: Builder, chunk: float, arbitration: str) -> _Ring:
     cost = device.near_memory.update_cost if device.near_memory else UPDATE_COST
     read = chunk / device.memory_bandwidth
     time = chunk / build.group.ring_bandwidth()
-    return _Ring(build, chunk, time, build.group.hop_latency(bulk=False), read, cost * read, cost, arbitration)
+    return _Ring(build, chunk, time, build.group.hop_latency(LOW), read, cost * read, cost, arbitration)
 
 
 def _compute_chunk(ring: _Ring, part: Kernel, after: Handle, extra_update: float) -> Handle:

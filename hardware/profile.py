@@ -1,0 +1,88 @@
+"""What a communication library makes of a link: the protocols' fixed costs, hops and rates.
+
+A datasheet says what a wire carries. How long a collective takes also depends on the library: what
+a call costs, what a hop costs, and which share of the wire a protocol turns into payload. Those
+numbers are measured (``commlens calibrate collectives``) and kept in a profile that a link names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """One way of moving chunks.
+
+    A ring of n ranks takes ``base + steps hop + (steps + copy) chunk / rate`` with chunks of
+    ``size / n`` and a rate of `efficiency` times the link's bandwidth.
+
+    Parameters
+    ----------
+    base : float
+        Fixed time of a call [s].
+    hop : float
+        One step [s].
+    efficiency : float
+        Payload rate over link bandwidth.
+    copy : float
+        What a rank spends copying its own part in and out, in chunks sent.
+    """
+
+    base: float
+    hop: float
+    efficiency: float
+    copy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class InSwitch:
+    """All-reduce by the switch: ``base + size / rate``.
+
+    Parameters
+    ----------
+    base : float
+        Fixed time of a call [s].
+    efficiency : float
+        Size over time, over link bandwidth.
+    """
+
+    base: float
+    efficiency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Protocols of a library on one kind of link.
+
+    Parameters
+    ----------
+    name : str
+    low, bulk : Protocol
+        Of ring collectives: cheap hops, or full bandwidth.
+    exchange_low, exchange_bulk : Protocol
+        Of all-to-all and send/receive, where a step reaches all peers at once.
+    bulk_bias : float
+        A library goes by a cost table of its own, not by the true crossing: it takes the bulk
+        protocol once that is predicted to need less than `bulk_bias` times the low-latency one.
+    in_switch : InSwitch or None
+        Reduction in the switch, where the fabric has it.
+    link_bandwidth : float or None
+        Bandwidth the efficiencies were taken over [B/s]; a link that states none has this.
+    error : Mapping
+        Mean relative errors when it was fitted, by kind of row.
+    sources : Mapping
+        Where each number comes from.
+    """
+
+    name: str
+    low: Protocol
+    bulk: Protocol
+    exchange_low: Protocol
+    exchange_bulk: Protocol
+    bulk_bias: float = 1.0
+    in_switch: InSwitch | None = None
+    link_bandwidth: float | None = None
+    error: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -1,0 +1,95 @@
+"""Dispatch and combine times against published runs of DeepEP kernels (not shipped)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..hardware import load_cluster
+from ..simulator.expert_exchange import BF16_BYTES, FP8_BYTES, KERNELS, Exchange, ExchangeKernel, exchange
+from .claims import MEASURED, Row, read_measured
+
+FAMILY = "network"
+CLUSTERS = {
+    "sm90": "dgx-h100",  # some rows name the generation only, or H800 and H100 in one breath
+    "sm100": "hgx-b200",
+    "h800": "hgx-h800",
+    "h200": "hgx-h200",
+    "h100": "dgx-h100",
+    "h20": "hgx-h20",
+    "b300": "hgx-b300",
+    "b200": "hgx-b200",
+}
+EXPERTS = 256  # where the table leaves it out: DeepSeek-V3's, whose shape the rows have
+NODE_LIMIT = 4  # "top-4 groups" of the readme's setting
+UNITS = 24  # the readme's setting of normal kernels
+
+
+def style_of(row: Mapping[str, str]) -> str:
+    """Kind of kernel of a row."""
+    if row["kernel"].startswith("low-latency"):
+        return "low latency"
+    return "elastic" if "V2" in row["kernel"] else "normal"
+
+
+def is_calibration(row: Mapping[str, str]) -> bool:
+    """Whether `fit_expert_exchange` sees a row: 256 experts on one H100 node, and two-node low latency."""
+    if row["kernel"].startswith("low-latency (V1)"):
+        return row["n_nodes"] == "2"
+    return row["gpu"] == "H100-SXM" and float(row["n_experts"] or 0) == EXPERTS
+
+
+def predicted(row: Mapping[str, str], kernel: ExchangeKernel | None = None) -> Exchange | None:
+    """Prediction for a row of the table, by `KERNELS` or a kernel given; None for an unknown device."""
+    gpu = row["gpu"].lower()
+    preset = next((CLUSTERS[word] for word in CLUSTERS if word in gpu), None)
+    if preset is None:
+        return None
+    ranks, nodes = int(row["ep_size"]), int(row["n_nodes"])
+    cluster = load_cluster({"preset": preset, "nodes": nodes, "devices_per_node": max(1, ranks // nodes)})
+    dispatch = row["phase"] == "dispatch"
+    return exchange(
+        cluster,
+        ranks,
+        kernel or KERNELS[style_of(row), row["phase"]],
+        tokens=float(row["tokens_per_rank"]),
+        hidden=int(row["hidden"]),
+        top_k=int(row["topk"]),
+        experts=int(float(row["n_experts"] or EXPERTS)),
+        element_bytes=FP8_BYTES if dispatch else BF16_BYTES,
+        units=int(float(row["sms"] or UNITS)),
+        node_limit=NODE_LIMIT if "group" in row["notes"] else None,
+    )
+
+
+def rows() -> Iterator[Row]:
+    """Every row of the table: its time, or its logical bandwidth where no time is printed."""
+    table = read_measured("moe_all2all_deepep")
+    if table is None:
+        raise LookupError(f"moe_all2all_deepep.csv: set {MEASURED} to the folder that holds it")
+    for row in table:
+        cost = predicted(row)
+        timed = bool(row["latency_us"])
+        metric, reported = ("time [us]", row["latency_us"]) if timed else ("bandwidth [GB/s]", row["bandwidth_GBps"])
+        value = trivial = None
+        if cost is not None:
+            nodes = int(row["n_nodes"])
+            moved = cost.logical_nic_bytes if nodes > 1 else cost.logical_bytes
+            value = 1e6 * cost.time if timed else 1e-9 * moved / cost.time
+            # The trivial baseline is the wire of a one-node link at the nominal rate.
+            bandwidth = load_cluster("dgx-h100").link.bandwidth
+            trivial = 1e6 * cost.logical_bytes / bandwidth if timed else 1e-9 * bandwidth
+        where = "between nodes" if int(row["n_nodes"]) > 1 else "inside a node"
+        yield Row(
+            FAMILY,
+            f"expert {row['phase']}",
+            row["row_id"],
+            f"{row['gpu']}, {row['kernel']}, {row['ep_size']} ranks, {row['tokens_per_rank']} tokens of "
+            f"{row['hidden']}, top {row['topk']}",
+            f"{style_of(row)} {where}, {metric}",
+            float(reported),
+            value,
+            row["source"],
+            trivial,
+            "calibration" if is_calibration(row) else "held out",
+            "" if cost is not None else "no preset describes this machine",
+        )

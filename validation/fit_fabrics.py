@@ -1,0 +1,137 @@
+"""Fits the shipped profiles of collectives, one per fabric family, to published nccl-tests runs.
+
+``COMMLENS_MEASURED=<folder> python -m commlens.validation.fit_fabrics [--write]`` prints each profile's
+error on the rows it was fitted to and on those left out; ``--write`` replaces the preset files.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..hardware import Profile, Protocol, load_cluster
+from ..hardware.library import PRESETS
+from .claims import MEASURED, read_measured
+from .collectives import OPS, TORCH_CALL, by_torch, doubt, is_calibration, predicted
+from .fit_profile import errors, fit
+
+# Bandwidth NCCL counts on per NVLink (src/graph/topo.h: SM80, SM90 and SM100 links), over the nominal
+# 25, 25 and 50 GB/s. PCIe has no such number that its host keeps to, so there it is fitted.
+RING = {"nvlink3": 20.0 / 25.0, "nvlink4": 20.6 / 25.0, "nvlink5": 40.1 / 50.0}
+FAMILIES = {
+    "nvlink3": ("A100-SXM", "dgx-a100"),
+    "nvlink4": ("H100-SXM", "dgx-h100"),
+    "nvlink5": ("B200-SXM", "hgx-b200"),
+    "pcie4": ("L40S", "l40s-pcie"),
+}
+LIBRARY = {"nvlink3": "NCCL 2.27.3", "nvlink4": "NCCL 2.29.2", "nvlink5": "NCCL 2.29.2", "pcie4": "NCCL 2.27.3"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A row of the table as the fit wants it."""
+
+    kind: str
+    ranks: int
+    size: float
+    time: float
+    seen: bool
+
+
+def samples(gpu: str) -> list[Measured]:
+    """Clean rows of a device inside a node, less what torch adds to a call."""
+    table = read_measured("collectives_measured")
+    if table is None:
+        raise SystemExit(f"set {MEASURED} to the folder with collectives_measured.csv")
+    return [
+        Measured(
+            OPS.get(row["op"], row["op"]),
+            int(row["n_gpus"]),
+            float(row["size_bytes"]),
+            1e-6 * float(row["time_us"]) - (TORCH_CALL if by_torch(row) else 0.0),
+            is_calibration(row),
+        )
+        for row in table
+        if row["gpu"] == gpu
+        and row["n_nodes"] == "1"
+        and not doubt(row)
+        and (by_torch(row) or "aiconfigurator" in row["source"])
+    ]
+
+
+def text(profile: Profile, family: str, count: int, error: Mapping[str, float]) -> str:
+    """The preset file of a profile."""
+    source = (
+        f"fitted by commlens.validation.fit_fabrics to {count} nccl-tests rows ({LIBRARY[family]}, aiconfigurator "
+        f"tables); held-out mean error {error['1 MiB and more']:.1%} from 1 MiB, {error['below 1 MiB']:.1%} below"
+    )
+    wire = "NVIDIA NVLink, nominal, per direction" if family in RING else "PCI Express 4.0 x16, per direction"
+
+    def protocol(part: Protocol) -> str:
+        return (
+            f"{{base: {part.base * 1e6:.3g} us, hop: {part.hop * 1e6:.3g} us, "
+            f"efficiency: {part.efficiency:.3f}, copy: {part.copy:.2f}}}"
+        )
+
+    assert profile.link_bandwidth is not None
+    lines = [
+        f"# What NCCL makes of {family}.",
+        f'link_bandwidth: {{value: "{profile.link_bandwidth / 1e9:g} GB/s", source: "{wire}"}}',
+    ]
+    for key in ("low", "bulk", "exchange_low", "exchange_bulk"):
+        extra = ""
+        if key == "bulk" and family in RING:
+            extra = "; efficiency: bandwidth NCCL counts on per link (src/graph/topo.h) over nominal"
+        lines.append(f'{key}: {{value: {protocol(getattr(profile, key))}, source: "{source}{extra}"}}')
+    lines.append(f'bulk_bias: {{value: {profile.bulk_bias:g}, source: "{source}"}}')
+    if profile.in_switch is not None:
+        switch = profile.in_switch
+        lines.append(
+            f"in_switch: {{value: {{base: {switch.base * 1e6:.3g} us, efficiency: {switch.efficiency:.3f}}}, "
+            f'source: "{source}"}}'
+        )
+    shown = ", ".join(f"{key}: {value:.4f}" for key, value in error.items())
+    lines.append(f'error: {{value: {{{shown}}}, source: "mean relative error on rows left out of the fit"}}')
+    return "\n".join(lines) + "\n"
+
+
+def torch_call() -> float:
+    """Median of what rows timed through torch take beyond the prediction, below 2 MiB inside a node [s]."""
+    rows = [
+        row
+        for row in read_measured("collectives_measured") or ()
+        if by_torch(row) and row["n_nodes"] == "1" and float(row["size_bytes"]) < 2**21
+    ]
+    found = [(row, predicted(row)) for row in rows]
+    return float(np.median([1e-6 * float(row["time_us"]) - (p[0] - TORCH_CALL) for row, p in found if p is not None]))
+
+
+def main() -> None:
+    """Fit every family; write the presets when asked to."""
+    for family, (gpu, preset) in FAMILIES.items():
+        rows, cluster = samples(gpu), load_cluster(preset)
+        seen = [row for row in rows if row.seen]
+        fixed = {"bulk.efficiency": RING[family]} if family in RING else {}
+        found = fit(seen, cluster, fixed, family)
+        error = {}
+        for name, large in (("1 MiB and more", True), ("below 1 MiB", False)):
+            for split in (True, False):
+                part = [row for row in rows if row.seen is split and (row.size >= 2**20) is large]
+                mean = float(np.abs(errors(found.profile, cluster, part)).mean())
+                print(f"{family}, {name}, {'fitted to' if split else 'left out'}: {len(part)} rows, {mean:.1%}")
+                if not split:
+                    error[name] = mean
+        print(f"  {len(found.free)} numbers fitted: {found.profile}")
+        if "--write" in sys.argv:
+            path = PRESETS / "profiles" / f"{family}.yaml"
+            path.write_text(text(found.profile, family, len(seen), error), encoding="utf-8")
+    print(
+        f"torch adds {1e6 * torch_call():.1f} us to a call by the shipped profiles (TORCH_CALL: {1e6 * TORCH_CALL:.0f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
