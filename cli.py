@@ -19,6 +19,7 @@ from .catalog import catalog, show
 from .hardware.errors import InputError
 from .models import study
 from .models.scenario import Scenario
+from .network import calibrate, collective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(catalog, name="list")
+app.add_typer(calibrate, name="calibrate")
+app.command()(collective)
 
 ScenarioPath = Annotated[Path, typer.Argument(help="Scenario file (YAML or JSON).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")]
