@@ -57,6 +57,9 @@ def cluster_of(row: Mapping[str, str]) -> dict[str, Any] | None:
     found: dict[str, Any] = {"preset": preset}
     if pairwise:
         return {**found, "nodes": max(1, -(-ranks // 2))} if nodes == 1 else None
+    slot = next((f"pcie{generation}" for generation in "45" if re.search(rf"pcie ?(gen)? ?{generation}", fabric)), None)
+    if slot is not None:
+        found["link"] = slot
     if nodes > 1 and not preset.endswith("nvl72"):
         adapter = next((ADAPTERS[word] for word in ADAPTERS if word in fabric), None)
         found |= {"nodes": nodes, "devices_per_node": max(1, ranks // nodes)}
