@@ -10,15 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .collectives import (
-        all_gather_time,
-        all_reduce_time,
-        bytes_sent,
-        reduce_scatter_time,
-        ring_all_gather,
-        ring_all_reduce,
-        ring_reduce_scatter,
-    )
+    from .algorithms import algorithm, algorithm_names
+    from .algorithms.bounds import topology_bound, wire_bound
+    from .algorithms.lowering import TopologyRoutes, lower
+    from .collectives import all_gather_time, all_reduce_time, reduce_scatter_time
+    from .communicator import Collective, Communicator
     from .engine import recorded, run
     from .estimate import critical_path_time, finish_times, serial_time
     from .program import Program, Resource, Task
@@ -26,43 +22,51 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 _HOME = {
+    "Collective": "communicator",
+    "Communicator": "communicator",
     "Program": "program",
     "Resource": "program",
     "Task": "program",
+    "TopologyRoutes": "algorithms.lowering",
     "Trace": "trace",
+    "algorithm": "algorithms",
+    "algorithm_names": "algorithms",
     "all_gather_time": "collectives",
     "all_reduce_time": "collectives",
-    "bytes_sent": "collectives",
     "critical_path_time": "estimate",
     "finish_times": "estimate",
+    "lower": "algorithms.lowering",
     "max_min": "sharing",
     "recorded": "engine",
     "reduce_scatter_time": "collectives",
-    "ring_all_gather": "collectives",
-    "ring_all_reduce": "collectives",
-    "ring_reduce_scatter": "collectives",
     "run": "engine",
     "serial_time": "estimate",
+    "topology_bound": "algorithms.bounds",
+    "wire_bound": "algorithms.bounds",
 }
 
 __all__ = [
+    "Collective",
+    "Communicator",
     "Program",
     "Resource",
     "Task",
+    "TopologyRoutes",
     "Trace",
+    "algorithm",
+    "algorithm_names",
     "all_gather_time",
     "all_reduce_time",
-    "bytes_sent",
     "critical_path_time",
     "finish_times",
+    "lower",
     "max_min",
     "recorded",
     "reduce_scatter_time",
-    "ring_all_gather",
-    "ring_all_reduce",
-    "ring_reduce_scatter",
     "run",
     "serial_time",
+    "topology_bound",
+    "wire_bound",
 ]
 
 

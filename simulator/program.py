@@ -117,6 +117,8 @@ class Program:
         self._number: dict[str, int] = {}
         self._last: dict[tuple[int, str], int] = {}
         self._known_uses: dict[tuple[object, ...], Use] = {}
+        self._asked_uses: dict[tuple[object, ...], Use | None] = {}
+        self._known_demands: dict[tuple[tuple[str, float], ...], tuple[float, Mapping[str, float]]] = {}
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -222,7 +224,13 @@ class Program:
                 f"task {name!r}: latency {latency!r}, weight {weight!r} "
                 "(legal: latency 0 or more, weight above 0, finite)"
             )
-        needed = self._needed(name, demand) if demand else 0.0
+        # Equal demands are checked once and share one mapping: a collective has thousands of them.
+        items = tuple(demand.items()) if demand else ()
+        known = self._known_demands.get(items)
+        if known is None:
+            known = self._needed(name, demand or _NOTHING), dict(items) if items else _NOTHING
+            self._known_demands[items] = known
+        needed, demand = known
         if duration is None:
             duration = needed
         elif not needed * (1 - _ROUNDING) <= duration < inf:
@@ -230,9 +238,9 @@ class Program:
                 f"task {name!r}: duration {duration!r} s (legal: finite, {needed!r} s or more, "
                 "which is what its demand takes)"
             )
-        use = self._use(demand, duration, priority, weight) if demand and needed else None
+        use = self._use(items, demand, duration, priority, weight) if needed else None
         self._tasks.append(
-            Task(number, name, kind, rank, stream, waits_for, dict(demand) if demand else _NOTHING,
+            Task(number, name, kind, rank, stream, waits_for, demand,
                  duration, latency, priority, weight, info or _NOTHING)
         )  # fmt: skip
         previous = self._last.get((rank, stream), -1)
@@ -262,7 +270,21 @@ class Program:
             needed = max(needed, amount / resource.capacity)
         return needed
 
-    def _use(self, demand: Mapping[str, float], duration: float, priority: int, weight: float) -> Use | None:
+    def _use(
+        self,
+        items: tuple[tuple[str, float], ...],
+        demand: Mapping[str, float],
+        duration: float,
+        priority: int,
+        weight: float,
+    ) -> Use | None:
+        asked = (items, duration, priority, weight)
+        if asked in self._asked_uses:
+            return self._asked_uses[asked]
+        found = self._asked_uses[asked] = self._new_use(demand, duration, priority, weight)
+        return found
+
+    def _new_use(self, demand: Mapping[str, float], duration: float, priority: int, weight: float) -> Use | None:
         fractions = []
         for key, amount in demand.items():
             fraction = round(amount / (duration * self._resources[key].capacity), _DIGITS)

@@ -7,21 +7,16 @@ from hypothesis import strategies as st
 
 from commlens.simulator import (
     Program,
+    algorithm,
     all_gather_time,
     all_reduce_time,
-    bytes_sent,
+    lower,
     reduce_scatter_time,
-    ring_all_gather,
-    ring_all_reduce,
-    ring_reduce_scatter,
     run,
 )
 
-KINDS = {
-    "all_reduce": (ring_all_reduce, all_reduce_time),
-    "reduce_scatter": (ring_reduce_scatter, reduce_scatter_time),
-    "all_gather": (ring_all_gather, all_gather_time),
-}
+KINDS = {"all_reduce": all_reduce_time, "reduce_scatter": reduce_scatter_time, "all_gather": all_gather_time}
+RING = algorithm("ring")
 kinds = st.sampled_from(sorted(KINDS))
 ranks = st.integers(1, 8)
 sizes = st.one_of(st.integers(0, 10**9), st.floats(0, 1e9)).map(float)
@@ -32,8 +27,8 @@ times = st.floats(0, 1e-3)
 def play(kind: str, n: int, size: float, rate: float, latency: float, base: float = 0.0) -> Program:
     program = Program(kind)
     links = [[program.resource(f"link{i}", rate)] for i in range(n)]
-    done = KINDS[kind][0](program, range(n), size, links, latency=latency, base=base)
-    assert len(done) == n
+    done = lower(program, RING, kind, n, size, lambda s, t, c: (links[s], 0.0), latency=latency, base=base)
+    assert len(done) == (n if n > 1 else 1)
     return program
 
 
@@ -41,7 +36,7 @@ def play(kind: str, n: int, size: float, rate: float, latency: float, base: floa
 @given(kinds, ranks, sizes, rates, times, times)
 def test_program_takes_the_time_of_the_closed_form(kind, n, size, rate, latency, base) -> None:  # type: ignore[no-untyped-def]
     program = play(kind, n, size, rate, latency, base)
-    expected = KINDS[kind][1](n, size, rate, latency, base)
+    expected = KINDS[kind](n, size, rate, latency, base)
     assert run(program).makespan == pytest.approx(expected, rel=1e-9, abs=1e-18)
     assert isinstance(expected, float)
 
@@ -50,7 +45,7 @@ def test_program_takes_the_time_of_the_closed_form(kind, n, size, rate, latency,
 @given(kinds, ranks, sizes, rates)
 def test_bytes_in_are_bytes_out(kind, n, size, rate) -> None:  # type: ignore[no-untyped-def]
     program = play(kind, n, size, rate, 0.0)
-    per_rank = bytes_sent(kind, n, size)
+    (per_rank,) = RING.link_bytes(kind, n, size)
     sent = np.zeros(n)
     received = np.zeros(n)
     for task in program.tasks:
@@ -65,14 +60,14 @@ def test_bytes_in_are_bytes_out(kind, n, size, rate) -> None:  # type: ignore[no
 def test_never_faster_than_the_wire(kind, n, size, rate, latency) -> None:  # type: ignore[no-untyped-def]
     # What must leave each rank: everything it lacks or holds of others, whatever the algorithm.
     least = (n - 1) / n * size / rate * (2 if kind == "all_reduce" else 1)
-    assert KINDS[kind][1](n, size, rate, latency) >= least * (1 - 1e-12)
+    assert KINDS[kind](n, size, rate, latency) >= least * (1 - 1e-12)
 
 
 @given(kinds, ranks, sizes, rates, times)
 def test_half_the_bandwidth_is_never_faster(kind, n, size, rate, latency) -> None:  # type: ignore[no-untyped-def]
     whole, half = (run(play(kind, n, size, r, latency)).makespan for r in (rate, rate / 2))
     assert half >= whole
-    assert KINDS[kind][1](n, size, rate / 2, latency) >= KINDS[kind][1](n, size, rate, latency)
+    assert KINDS[kind](n, size, rate / 2, latency) >= KINDS[kind](n, size, rate, latency)
 
 
 def test_arrays_broadcast_and_one_rank_is_free() -> None:
@@ -106,8 +101,8 @@ def test_folded_equals_unfolded(n: int, kind: str, sharing: str) -> None:
             link = program.resource(f"link{i}", 1e9)
             routes.append({"own link": [link], "one bus": [bus], "bus and link": [bus, link]}[sharing])
         before = [(program.add("gemm", kind="compute", rank=i, duration=1e-3),) for i in range(1 if folded else n)]
-        done = KINDS[kind][0](program, range(n), 10e6 + 1, routes, latency=2e-6, after=before,
-                              folded=folded, bandwidth=0.8e9)  # fmt: skip
+        done = lower(program, RING, kind, n, 10e6 + 1, lambda s, t, c, routes=routes: (routes[s], 0.0),
+                     latency=2e-6, after=before, folded=folded, bandwidth=0.8e9)  # fmt: skip
         for i, tasks in enumerate(done):
             program.add("next", kind="compute", rank=i, after=tasks, duration=1e-3)
         ends.append(run(program).makespan)
@@ -122,7 +117,7 @@ def test_steps_wait_for_what_they_pass_on() -> None:
     links = [[program.resource(f"link{i}", 1e9)] for i in range(4)]
     late = [(program.add("gemm", kind="compute", rank=i, duration=1.0 if i == 2 else 0.0),)
             for i in range(4)]  # fmt: skip
-    done = ring_all_gather(program, range(4), 4e9, links, after=late)
+    done = lower(program, RING, "all_gather", 4, 4e9, lambda s, t, c: (links[s], 0.0), after=late)
     ends = run(program).end
     assert [max(ends[list(tasks)]) for tasks in done] == pytest.approx([4.0, 4.0, 4.0, 4.0])
 
@@ -130,8 +125,6 @@ def test_steps_wait_for_what_they_pass_on() -> None:
 def test_wrong_counts_are_refused() -> None:
     program = Program()
     link = program.resource("link", 1.0)
-    with pytest.raises(ValueError, match="2 routes"):
-        ring_all_reduce(program, range(3), 1.0, [[link]] * 2)
     with pytest.raises(ValueError, match="in after"):
-        ring_all_reduce(program, range(3), 1.0, [[link]] * 3, after=[()] * 2)
-    assert ring_all_reduce(program, [5], 1.0, [[link]], after=[(0,)]) == [(0,)]
+        lower(program, RING, "all_reduce", 3, 1.0, lambda s, t, c: ([link], 0.0), after=[()] * 2)
+    assert lower(program, RING, "all_reduce", 1, 1.0, lambda s, t, c: ([link], 0.0), after=[(0,)]) == [(0,)]

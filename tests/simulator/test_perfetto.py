@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commlens.simulator import Program, perfetto, ring_all_reduce, run
+from commlens.simulator import Program, algorithm, lower, perfetto, run
 
 
 def check(document: dict) -> None:  # type: ignore[type-arg]
@@ -60,7 +60,7 @@ def ring() -> Program:
               for i in range(3)]  # fmt: skip
     first = [(program.add("gemm", kind="compute", rank=i, duration=1e-3, intensity=math.inf),)
              for i in range(3)]  # fmt: skip
-    ring_all_reduce(program, range(3), 1e6, routes, after=first, latency=1e-6)
+    lower(program, algorithm("ring"), "all_reduce", 3, 1e6, lambda s, t, c: (routes[s], 0.0), after=first, latency=1e-6)
     return program
 
 

@@ -1,0 +1,132 @@
+"""Double binary tree: two trees, each with half of the data, in which no rank forwards twice.
+
+P. Sanders, J. Speck, J. L. Traeff, "Two-tree algorithms for full bandwidth broadcast, reduction and
+scan", Parallel Computing 35, 2009. A rank that has children in one tree is a leaf of the other
+(nearly so for odd n), and chunks follow one another up and down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import register
+from .schedule import Algorithm, Send, floats, settle
+
+CHUNKS = 8  # parts of each half that follow one another
+
+
+def parents(n: int, second: bool = False) -> list[int]:
+    """Parent of every rank in the first or second tree; the root's is -1.
+
+    In the first tree rank 0 is the root and a rank's parent differs from it in its lowest set bit and
+    the one above it. The second is the first mirrored, or shifted by one where n is odd.
+    """
+    if second:
+        if n % 2 == 0:
+            return [n - 1 - p if p >= 0 else -1 for p in reversed(parents(n))]
+        below = parents(n)
+        return [(below[(r - 1) % n] + 1) % n if below[(r - 1) % n] >= 0 else -1 for r in range(n)]
+    found = [-1]
+    for rank in range(1, n):
+        bit = rank & -rank
+        up = (rank ^ bit) | (bit << 1)
+        found.append(up if up < n else rank ^ bit)
+    return found
+
+
+def order(tree: list[int]) -> list[int]:
+    """Depth of every rank."""
+    depth = []
+    for rank in range(len(tree)):
+        steps = 0
+        while tree[rank] >= 0:
+            rank, steps = tree[rank], steps + 1
+        depth.append(steps)
+    return depth
+
+
+@register
+class DoubleBinaryTree(Algorithm):
+    """Up one tree and down again, in chunks; both trees side by side."""
+
+    name = "double_binary_tree"
+    kinds = ("all_reduce", "broadcast", "reduce")
+
+    def blocks(self, kind: str, n: int, chunks: int = CHUNKS, **options: Any) -> int:
+        """`chunks` for each tree."""
+        return 2 * chunks
+
+    def rounds(
+        self,
+        kind: str,
+        n: int,
+        root: int = 0,
+        sources: Sequence[int] | None = None,
+        chunks: int = CHUNKS,
+        **options: Any,
+    ) -> Iterator[list[Send]]:
+        """Yield the sends of each round; a broadcast's or reduce's root hands over between the trees' roots."""
+        self.require(kind)
+        if n == 1:
+            return
+        both = []
+        for second in (False, True):
+            tree = parents(n, second)
+            at_top = tree.index(-1)
+            # Relabelled so that both trees end at the root of a broadcast or reduce.
+            turn = 0 if kind == "all_reduce" else (root - at_top) % n
+            both.append({(r + turn) % n: (p + turn) % n for r, p in enumerate(tree) if p >= 0})
+        depths = [self._depths(tree) for tree in both]
+        deepest = max(max(depth.values()) for depth in depths)
+        passes = [("up", True)] * (kind != "broadcast") + [("down", False)] * (kind != "reduce")
+        shift = deepest if len(passes) == 2 else 0
+        for step in range(deepest + shift + chunks - 1):
+            sends = []
+            for second, (tree, depth) in enumerate(zip(both, depths, strict=True)):
+                for rank, parent in tree.items():
+                    for way, reduces in passes:
+                        late = deepest - depth[rank] if way == "up" else shift + depth[rank] - 1
+                        chunk = step - late
+                        if 0 <= chunk < chunks:
+                            ends = (rank, parent) if way == "up" else (parent, rank)
+                            block = second * chunks + chunk
+                            # Each edge of each tree and direction is a channel of its own.
+                            channel = 2 * (rank if way == "down" else n) + second
+                            sends.append(Send(*ends, (block,), reduces, channel))
+            yield [send for send in sends if sources is None or send.source in sources]
+
+    @staticmethod
+    def _depths(tree: dict[int, int]) -> dict[int, int]:
+        depth = {}
+        for rank in tree:
+            at, steps = rank, 0
+            while at in tree:
+                at, steps = tree[at], steps + 1
+            depth[rank] = steps
+        return depth
+
+    def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
+        """Half of the data over every edge of a tree, each way it is used."""
+        return (size / 2,)
+
+    def time(
+        self,
+        kind: str,
+        n: ArrayLike,
+        size: ArrayLike,
+        bandwidth: ArrayLike,
+        latency: ArrayLike,
+        base: ArrayLike = 0.0,
+        chunks: int = CHUNKS,
+        **options: Any,
+    ) -> Any:
+        """``(passes ceil(log2 n) + chunks - 1) (latency + size / 2 / chunks / bandwidth)``, a link for each edge."""
+        self.require(kind)
+        ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
+        depth = np.ceil(np.log2(np.maximum(ranks, 1)))
+        stages = (2 if kind == "all_reduce" else 1) * depth + chunks - 1
+        return settle(stages * (hop + whole / 2 / chunks / rate), ranks, base)

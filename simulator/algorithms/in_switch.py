@@ -1,0 +1,78 @@
+"""In the switch: ranks send up once, the switch adds or copies, and sends down once (NVLS, SHARP)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import register
+from .schedule import Algorithm, Send, floats, settle
+
+CHUNKS = 8  # parts that follow one another up and down
+
+
+@register
+class InSwitch(Algorithm):
+    """Chunks go up while earlier ones come down; each port carries the data once per direction."""
+
+    name = "in_switch"
+    kinds = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
+
+    def blocks(self, kind: str, n: int, chunks: int = CHUNKS, **options: Any) -> int:
+        """`chunks` of the whole, or of each rank's part."""
+        return n * chunks if kind in ("all_gather", "reduce_scatter") else chunks
+
+    def rounds(
+        self,
+        kind: str,
+        n: int,
+        root: int = 0,
+        sources: Sequence[int] | None = None,
+        chunks: int = CHUNKS,
+        **options: Any,
+    ) -> Iterator[list[Send]]:
+        """Yield the sends of each round; rank n is the switch, a channel each way."""
+        self.require(kind)
+        if n == 1:
+            return
+        for step in range(chunks + 1):
+            sends = []
+            if step < chunks:
+                for rank in range(n) if kind != "broadcast" else (root,):
+                    # A rank sends its part of a gather, of a scatter what everybody is to have.
+                    up = [step] if kind in ("all_reduce", "broadcast") else [
+                        part * chunks + step for part in ([rank] if kind == "all_gather" else range(n))
+                    ]  # fmt: skip
+                    sends.append(Send(rank, n, tuple(up), kind in ("all_reduce", "reduce_scatter")))
+            if step:
+                for rank in range(n):
+                    down = [step - 1] if kind in ("all_reduce", "broadcast") else [
+                        part * chunks + step - 1 for part in ([rank] if kind == "reduce_scatter" else range(n))
+                    ]  # fmt: skip
+                    sends.append(Send(n, rank, tuple(down), False, rank))
+            yield [send for send in sends if sources is None or send.source in sources]
+
+    def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
+        """The whole, up or down."""
+        return (size,)
+
+    def time(
+        self,
+        kind: str,
+        n: ArrayLike,
+        size: ArrayLike,
+        bandwidth: ArrayLike,
+        latency: ArrayLike,
+        base: ArrayLike = 0.0,
+        chunks: int = CHUNKS,
+        **options: Any,
+    ) -> Any:
+        """``(chunks + 1) (latency + size / chunks / bandwidth)``; one way of a gather or scatter is n times shorter."""
+        self.require(kind)
+        ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
+        full = hop + whole / chunks / rate
+        short = full if kind in ("all_reduce", "broadcast") else hop + whole / ranks / chunks / rate
+        return settle(chunks * np.maximum(full, short) + np.minimum(full, short), ranks, base)

@@ -1,0 +1,300 @@
+"""From a schedule to a program: one task per message, on the links of its path."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..program import Program
+from .schedule import Algorithm, Send
+
+if TYPE_CHECKING:
+    from ...hardware.topology import Topology
+
+Route = Sequence[str] | Mapping[str, float]
+Routes = Callable[[int, int, int], tuple[Route, float]]
+"""``routes(source, target, channel)``: what a message loads, and the latency of its way [s]."""
+
+
+def network_resources(program: Program, topology: Topology) -> tuple[str, ...]:
+    """Register the resources of a fabric; their names by number."""
+    names = topology.resource_names
+    for name, capacity in zip(names, topology.capacity, strict=True):
+        program.resource(name, float(capacity))
+    return names
+
+
+class TopologyRoutes:
+    """Routes over a fabric whose resources a program gets.
+
+    Parameters
+    ----------
+    program : Program
+    topology : Topology
+    ranks : sequence of int, optional
+        Device of each member; default the first devices in order.
+    """
+
+    def __init__(self, program: Program, topology: Topology, ranks: Sequence[int] | None = None) -> None:
+        self.topology = topology
+        self.names = network_resources(program, topology)
+        self.ranks = None if ranks is None else np.asarray(ranks, np.int64)
+        self._known: dict[tuple[int, int, int], tuple[Route, float]] = {}
+
+    def __call__(self, source: int, target: int, channel: int) -> tuple[Route, float]:
+        """What a message loads, and the latency of its way [s]."""
+        key = (source, target, channel)
+        if key not in self._known:
+            path = self._paths(np.array([source]), np.array([target]), channel)
+            names = tuple(self.names[int(r)] for r in self.topology.resources(path)[0] if r >= 0)
+            self._known[key] = names, float(self.topology.path_latency(path)[0])
+        return self._known[key]
+
+    def loads(self, distance: int, channel: int, n: int) -> dict[str, float]:
+        """How many of the messages from every rank to the one `distance` further load each resource."""
+        every = np.arange(n)
+        load = self.topology.loads(self._paths(every, (every + distance) % n, channel))
+        return {self.names[int(r)]: float(load[r]) for r in np.flatnonzero(load)}
+
+    def _paths(self, source: np.ndarray, target: np.ndarray, channel: int) -> np.ndarray:
+        if self.ranks is not None:
+            source, target = self.ranks[source], self.ranks[target]
+        return self.topology.paths(source, target, channel)
+
+
+class _Costs(NamedTuple):
+    """What every message costs besides its way."""
+
+    bandwidth: float | None
+    latency: float
+    base: float
+
+    def duration(self, program: Program, amount: float, demand: Mapping[str, float]) -> float | None:
+        """Time of a message's bytes alone where the protocol is slower than the way; else None [s]."""
+        if self.bandwidth is None:
+            return None
+        needed = (load / program.resources[key].capacity for key, load in demand.items())
+        return max(amount / self.bandwidth, *needed, 0.0)
+
+
+def lower(
+    program: Program,
+    algorithm: Algorithm,
+    kind: str,
+    n: int,
+    size: float,
+    routes: Routes,
+    *,
+    root: int = 0,
+    bandwidth: float | None = None,
+    latency: float = 0.0,
+    base: float = 0.0,
+    weights: np.ndarray | None = None,
+    after: Sequence[Iterable[int]] = (),
+    stream: str = "communication",
+    folded: bool = False,
+    **options: Any,
+) -> list[tuple[int, ...]]:
+    """Append a collective to a program.
+
+    Parameters
+    ----------
+    program : Program
+        It holds the resources that the routes name.
+    algorithm : Algorithm
+    kind : str
+    n : int
+        Ranks.
+    size : float
+        Bytes, by the convention of nccl-tests.
+    routes : callable
+        `TopologyRoutes`, or any function that answers the same.
+    root : int
+        Of a broadcast or reduce.
+    bandwidth : float, optional
+        What one message reaches alone, such as a protocol's payload rate; by default what its way
+        allows [B/s].
+    latency : float
+        Of every message besides its way's [s].
+    base : float
+        Once, before a rank's first message [s].
+    weights : numpy.ndarray, optional
+        Bytes of each block instead of equal parts of `size`: of shape (n, n) for an all-to-all of
+        unequal parts, from row to column.
+    after : sequence of iterable of int
+        For each rank the tasks its data comes from.
+    stream : str
+        Prefix of the streams; each channel of a rank is one.
+    folded : bool
+        Play rank 0 for all, its links loaded by everyone's messages of the round. Needs an algorithm
+        whose ranks all do the same, and a fabric that treats them alike.
+    **options
+        Of the algorithm (`local`, `shape`, `chunks`).
+
+    Returns
+    -------
+    list of tuple of int
+        For each rank (rank 0 alone when folded), the tasks to wait for before using the result.
+
+    Raises
+    ------
+    ValueError
+        When an algorithm that is not symmetric is to be folded, or `after` has not one entry per rank.
+    """
+    algorithm.require(kind)
+    costs = _Costs(bandwidth, latency, base)
+    if len(after) not in (0, 1 if folded else n):
+        raise ValueError(f"{kind}: {len(after)} entries in after (legal: {1 if folded else n})")
+    if n == 1:
+        return [tuple(tasks) for tasks in after][:1] or [()]
+    collecting = gc.isenabled()
+    gc.disable()  # hundreds of thousands of small objects, and no cycles among them
+    try:
+        if folded:
+            if not algorithm.symmetric or kind in ("broadcast", "reduce"):
+                raise ValueError(f"{algorithm.name} {kind}: its ranks do different things, so none stands for all")
+            return _folded(program, algorithm, kind, n, size, routes, costs, after, stream, options)
+        block = algorithm.block_size(kind, n, size, **options)
+        sizes = None if weights is None else np.asarray(weights, float).ravel()
+        return _unfolded(program, algorithm, kind, n, block, sizes, routes, root, costs, after, stream, options)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _unfolded(
+    program: Program,
+    algorithm: Algorithm,
+    kind: str,
+    n: int,
+    block: float,
+    sizes: np.ndarray | None,
+    routes: Routes,
+    root: int,
+    costs: _Costs,
+    after: Sequence[Iterable[int]],
+    stream: str,
+    options: Mapping[str, Any],
+) -> list[tuple[int, ...]]:
+    begun = [tuple(tasks) for tasks in after] or [()] * n
+    # Which tasks a rank's copy of a block waits for: those that last wrote it; rank n is a switch.
+    written: list[dict[int, tuple[int, ...]]] = [{} for _ in range(n + 1)]
+    last: list[dict[int, int]] = [{} for _ in range(n + 1)]  # by rank and channel, the last message sent
+    demands: dict[tuple[tuple[int, int, int], float], tuple[dict[str, float], float | None]] = {}
+    for sends in algorithm.rounds(kind, n, root, **options):
+        done = []
+        for send in sends:
+            source, target, blocks, reduces, channel = send
+            amount = block * len(blocks) if sizes is None else float(sizes[list(blocks)].sum())
+            if sizes is not None and amount == 0:
+                continue
+            before = written[source]
+            waits = (
+                {task for b in blocks for task in before.get(b, ())} if len(blocks) > 1 else before.get(blocks[0], ())
+            )
+            if algorithm.rendezvous:
+                there = written[target]
+                waits = {*waits, *(task for b in blocks for task in there.get(b, ()))}
+            first = channel not in last[source]
+            if first and source < n and begun[source]:
+                waits = {*waits, *begun[source]}
+            key = (source, target, channel)
+            if (key, amount) not in demands:
+                demand = _demand(routes(*key)[0], amount)
+                demands[key, amount] = demand, costs.duration(program, amount, demand)
+            demand, duration = demands[key, amount]
+            task = program.add(
+                kind,
+                kind="communication",
+                rank=source,
+                stream=f"{stream} {channel}" if channel else stream,
+                after=waits,
+                demand=demand,
+                duration=duration,
+                latency=costs.latency + routes(*key)[1] + (costs.base if first else 0.0),
+                communication=kind,
+                communication_bytes=amount,
+            )
+            last[source][channel] = task
+            done.append((task, target, blocks, reduces))
+        for task, target, blocks, reduces in done:
+            mine = written[target]
+            for b in blocks:
+                mine[b] = (*mine.get(b, ()), task) if reduces else (task,)
+    return [_ends(last[rank], written[rank], begun[rank]) for rank in range(n)]
+
+
+def _ends(last: Mapping[int, int], written: Mapping[int, tuple[int, ...]], begun: tuple[int, ...]) -> tuple[int, ...]:
+    """What a rank waits for at the end: its last messages and what last wrote its blocks."""
+    found = {*last.values(), *(task for tasks in written.values() for task in tasks)}
+    return tuple(sorted(found)) or begun
+
+
+def _folded(
+    program: Program,
+    algorithm: Algorithm,
+    kind: str,
+    n: int,
+    size: float,
+    routes: Routes,
+    costs: _Costs,
+    after: Sequence[Iterable[int]],
+    stream: str,
+    options: Mapping[str, Any],
+) -> list[tuple[int, ...]]:
+    block = algorithm.block_size(kind, n, size, **options)
+    waits: tuple[int, ...] = tuple(after[0]) if after else ()
+    loads: dict[tuple[tuple[int, int], ...], list[dict[str, float]]] = {}
+    first = True
+    for sends in algorithm.rounds(kind, n, 0, sources=[0], **options):
+        pattern = tuple((send.target, send.channel) for send in sends)
+        if pattern not in loads:
+            loads[pattern] = _everyone(sends, n, routes)
+        sent = []
+        for send, load in zip(sends, loads[pattern], strict=True):
+            amount = block * len(send.blocks)
+            demand = {key: amount * share for key, share in load.items()}
+            sent.append(
+                program.add(
+                    kind,
+                    kind="communication",
+                    rank=0,
+                    stream=f"{stream} {send.channel}" if send.channel else stream,
+                    after=waits,
+                    demand=demand,
+                    duration=costs.duration(program, amount, demand),
+                    latency=costs.latency + routes(0, send.target, send.channel)[1] + (costs.base if first else 0.0),
+                    communication=kind,
+                    communication_bytes=amount,
+                )
+            )
+        # What reaches rank 0 is what others send at the same time as it does.
+        waits = tuple(sent) if algorithm.chained else waits
+        first = False
+    return [tuple(sent)]
+
+
+def _everyone(sends: Sequence[Send], n: int, routes: Routes) -> list[dict[str, float]]:
+    """For each message of rank 0, what all ranks' messages of the same sort put on its way, per byte."""
+    found = []
+    for send in sends:
+        own = _demand(routes(0, send.target, send.channel)[0], 1.0)
+        if isinstance(routes, TopologyRoutes):
+            total = routes.loads(send.target, send.channel, n)
+        else:
+            total = {}
+            for rank in range(n):
+                route = routes(rank, (rank + send.target) % n, send.channel)[0]
+                for key, amount in _demand(route, 1.0).items():
+                    total[key] = total.get(key, 0.0) + amount
+        found.append({key: total[key] for key in own})
+    return found
+
+
+def _demand(route: Route, amount: float) -> dict[str, float]:
+    if isinstance(route, Mapping):
+        return {key: amount * share for key, share in route.items()}
+    return dict.fromkeys(route, amount)
