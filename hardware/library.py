@@ -103,7 +103,7 @@ def load_profile(what: What | Profile, where: str = "profile") -> Profile:
     file = check(ProfileFile, values, place)
 
     def protocol(part: Any) -> Protocol:
-        return Protocol(part.base, part.hop, part.efficiency, part.copy_)
+        return Protocol(part.base, part.hop, part.efficiency, part.copy_, part.channels)
 
     switch = file.in_switch
     return Profile(

@@ -28,12 +28,15 @@ class Protocol:
         Payload rate over link bandwidth.
     copy : float
         What a rank spends copying its own part in and out, in chunks sent.
+    channels : int or None
+        Compute units a kernel of this protocol occupies; None for the link's.
     """
 
     base: float
     hop: float
     efficiency: float
     copy: float = 0.0
+    channels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

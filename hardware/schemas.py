@@ -90,6 +90,7 @@ class ProtocolFile(Strict):
     hop: Time
     efficiency: Share
     copy_: Annotated[float, _read(units.parse_number, 0.0, 10.0, _plain), Field(alias="copy")] = 0.0
+    channels: Annotated[int, Field(ge=0, le=10_000)] | None = None
 
 
 class InSwitchFile(Strict):

@@ -158,13 +158,13 @@ class Builder:
         after : Handle
         stream : str
         units : int, optional
-            Compute units it occupies; default the channels of the link's collectives.
+            Compute units it occupies; default the channels of its protocol.
         shared : bool
             False leaves out what it takes from kernels beside it (an ideal overlap).
         """
         if cost.time == 0.0:
             return after
-        taken = self.cluster.link.channels if units is None else units
+        taken = cost.channels if units is None else units
         share = min(1.0, taken / self.device.compute_units)
         found = []
         for rank in self.ranks:

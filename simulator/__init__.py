@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .algorithms import algorithm, algorithm_names
     from .algorithms.bounds import topology_bound, wire_bound
     from .algorithms.lowering import TopologyRoutes, lower
-    from .collectives import all_gather_time, all_reduce_time, reduce_scatter_time
+    from .algorithms.ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
     from .communicator import Collective, Communicator
     from .engine import recorded, run
     from .estimate import critical_path_time, finish_times, serial_time
@@ -31,14 +31,14 @@ _HOME = {
     "Trace": "trace",
     "algorithm": "algorithms",
     "algorithm_names": "algorithms",
-    "all_gather_time": "collectives",
-    "all_reduce_time": "collectives",
+    "all_gather_time": "algorithms.ring_times",
+    "all_reduce_time": "algorithms.ring_times",
     "critical_path_time": "estimate",
     "finish_times": "estimate",
     "lower": "algorithms.lowering",
     "max_min": "sharing",
     "recorded": "engine",
-    "reduce_scatter_time": "collectives",
+    "reduce_scatter_time": "algorithms.ring_times",
     "run": "engine",
     "serial_time": "estimate",
     "topology_bound": "algorithms.bounds",

@@ -2,7 +2,7 @@
 
 Every algorithm the fabric allows is costed in each protocol and one is taken, as communication
 libraries do. The protocols' numbers come from the link's profile (`hardware.profile`), the closed
-forms from `collectives`. All times take one size or an array of sizes.
+forms from `algorithms`. All times take one size or an array of sizes.
 
 Among nodes a ring runs through all ranks, with as many rails as a node has adapters. A tree, or the
 switches of the nodes with a tree between them, crosses the network once per node instead of once per
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..hardware.errors import InputError
-from .collectives import all_gather_time, all_reduce_time, reduce_scatter_time
+from .algorithms.ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
 
 if TYPE_CHECKING:
     from ..hardware import Cluster, Protocol
@@ -46,6 +46,8 @@ class Collective:
         Device-memory traffic of the rank: chunks read, received and reduced.
     read_bytes : float
         The reads among them.
+    channels : int
+        Compute units the kernel occupies.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class Collective:
     sent_bytes: float
     memory_bytes: float
     read_bytes: float
+    channels: int
 
 
 class Communicator:
@@ -99,7 +102,7 @@ class Communicator:
             When nothing by that name runs this kind here.
         """
         if self.size == 1 or size == 0:
-            return Collective(kind, "none", "none", 0.0, 0.0, 0.0, 0.0)
+            return Collective(kind, "none", "none", 0.0, 0.0, 0.0, 0.0, 0)
         if algorithm is not None:
             return self._priced(kind, algorithm, *self._pinned(kind, algorithm, size), size)
         if (kind, size) not in self._known:
@@ -174,7 +177,8 @@ class Communicator:
         n, chunk = self.size, size / self.size
         time = float(reduce_scatter_time(n, size, self.ring_bandwidth(), self.hop_latency()))
         moved, read = chunk * (2 * n - 3), chunk * (n - 2)
-        return Collective("reduce_scatter", "ring, near memory", BULK, time, (n - 1) * chunk, moved, read)
+        sent = (n - 1) * chunk
+        return Collective("reduce_scatter", "ring, near memory", BULK, time, sent, moved, read, 0)
 
     def _choice(self, options: list[tuple[str, str, Any]]) -> Any:
         """Index of the option taken, by size.
@@ -282,8 +286,10 @@ class Communicator:
     def _priced(self, kind: str, algorithm: str, protocol: str, time: float, size: float) -> Collective:
         """The collective with what it does to links and memory."""
         n, chunk = self.size, size / self.size
+        part = self._exchanging(protocol)[0] if algorithm == "direct" else self._inside(protocol)
+        channels = self.cluster.link.channels if part.channels is None else part.channels
         if algorithm == "in-switch":
-            return Collective(kind, algorithm, protocol, time, size, 2 * size, size)
+            return Collective(kind, algorithm, protocol, time, size, 2 * size, size, channels)
         # Reduce-scatter: the first chunk is read and sent, each later step reads the received and the
         # local chunk, and the last result is read twice and written once. The others copy.
         reads = {"reduce_scatter": chunk * (2 * n - 1), "all_gather": chunk * (n - 1), "all_to_all": size}
@@ -294,7 +300,7 @@ class Communicator:
         if kind in ("broadcast", "reduce", "send_recv"):
             sent = size
         read = reads.get(kind, size)
-        return Collective(kind, algorithm, protocol, time, sent, read + writes.get(kind, size), read)
+        return Collective(kind, algorithm, protocol, time, sent, read + writes.get(kind, size), read, channels)
 
     def _pinned(self, kind: str, algorithm: str, size: float) -> tuple[str, float]:
         """(protocol, time) of an algorithm the user wants."""

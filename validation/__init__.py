@@ -29,11 +29,11 @@ COLUMNS = [
 
 def families() -> dict[str, tuple[Callable[[], Iterator[Row]], ...]]:
     """What each family holds its predictions against."""
-    from . import collectives, expert_exchange, kernels, ladder, t3
+    from . import c4, collectives, expert_exchange, kernels, ladder, t3
 
     return {
         "tensor_parallel": (ladder.rows, t3.rows),
-        "network": (collectives.rows, expert_exchange.rows),
+        "network": (collectives.rows, expert_exchange.rows, c4.rows),
         "kernels": (kernels.rows,),
     }
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hardware.topology import Topology, Wiring
+from ..hardware.fabrics import leaf_spine
+from ..hardware.topology import Topology
 from ..simulator.placement import divided_bandwidth, ecmp_paths, planned_paths, rehashed_paths
 from ..simulator.traffic import Connections, RingJob, measure, ring_connections
 
@@ -46,24 +46,11 @@ VARIANTS = (
 
 @cache
 def fabric(spines: int = SPINES) -> Topology:
-    """Two leaf groups of eight nodes: a leaf for each adapter's left and right port, joined by spines."""
-    wiring = Wiring(f"two groups, {spines} spines")
-    devices = wiring.devices(NODES * NICS)
-    spine = [wiring.vertex(f"spine{s}") for s in range(spines)]
-    leaf = {
-        (group, nic, side): wiring.vertex(f"leaf{group}.{nic}{side}")
-        for group, nic, side in product(range(GROUPS), range(NICS), ("left", "right"))
-    }
-    port = CEILING / 2
-    for device in devices:
-        node, nic = divmod(device, NICS)
-        adapter = wiring.vertex(f"nic{node}.{nic}", "nic")
-        wiring.join(device, adapter, CEILING, HOP)
-        for side in ("left", "right"):
-            wiring.join(adapter, leaf[node // (NODES // GROUPS), nic, side], port, HOP)
-    for switch, top in product(leaf.values(), spine):
-        wiring.join(switch, top, port, HOP)
-    return wiring.topology()
+    """Two leaf groups of eight nodes: a leaf for each port of each of a node's adapters, joined by spines."""
+    return leaf_spine(
+        NODES, NODES // GROUPS, spines, CEILING / 2, HOP, nics=NICS,
+        oversubscription=SPINES / spines, device_bandwidth=CEILING, device_latency=HOP,
+    )  # fmt: skip
 
 
 def pairs() -> list[RingJob]:
@@ -105,21 +92,19 @@ def gain(jobs: Callable[[], list[RingJob]], spines: int, variant: Variant) -> fl
 
 
 def ports(topology: Topology) -> list[tuple[int, int]]:
-    """Links of the left and the right port of each adapter, out and in."""
-    found: dict[tuple[int, bool], list[int]] = {}
-    names = topology.vertices
-    for link, ends in enumerate(zip(topology.source.tolist(), topology.target.tolist(), strict=True)):
-        for near, far, out in ((*ends, True), (*ends[::-1], False)):
-            if names[near].startswith("nic") and names[far].startswith("leaf"):
-                found.setdefault((near, out), []).append(link)
-    return [(left, right) for left, right in found.values()]
+    """Links of the first and the second port of each adapter, out and in."""
+    adapters = [vertex for vertex, kind in enumerate(topology.kinds) if kind == "nic"]
+    pairs: list[tuple[int, int]] = []
+    for near, far in ((topology.source, topology.target), (topology.target, topology.source)):
+        for adapter in adapters:
+            first, second = np.flatnonzero((near == adapter) & (far >= topology.ranks)).tolist()
+            pairs.append((first, second))
+    return pairs
 
 
 def cable(topology: Topology, leaf: str, spine: str) -> list[int]:
     """Both directions of an uplink."""
-    ends = {topology.vertices.index(leaf), topology.vertices.index(spine)}
-    both = zip(topology.source.tolist(), topology.target.tolist(), strict=True)
-    return [link for link, pair in enumerate(both) if set(pair) == ends]
+    return [topology.link(leaf, spine), topology.link(spine, leaf)]
 
 
 @cache
@@ -127,9 +112,7 @@ def after_failure(variant: Variant) -> tuple[float, float]:
     """Slowest job with one of eight uplinks gone: hashed anew (median of seeds), and divided afresh [bytes/s]."""
     topology = fabric()
     flows, paths, _ = planned(pairs, SPINES, variant)
-    leaf = next(name for name in topology.vertices if name.startswith("leaf"))
-    spine = next(name for name in topology.vertices if name.startswith("spine"))
-    failed = cable(topology, leaf, spine)
+    failed = cable(topology, "leaf0.0.0", "spine0")
     static = [
         measure(
             topology, flows, rehashed_paths(topology, flows, paths, failed, seed), CEILING, variant.adaptive

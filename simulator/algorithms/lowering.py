@@ -71,6 +71,7 @@ class _Costs(NamedTuple):
     bandwidth: float | None
     latency: float
     base: float
+    priority: int
 
     def duration(self, program: Program, amount: float, demand: Mapping[str, float]) -> float | None:
         """Time of a message's bytes alone where the protocol is slower than the way; else None [s]."""
@@ -92,6 +93,7 @@ def lower(
     bandwidth: float | None = None,
     latency: float = 0.0,
     base: float = 0.0,
+    priority: int = 0,
     weights: np.ndarray | None = None,
     after: Sequence[Iterable[int]] = (),
     stream: str = "communication",
@@ -121,6 +123,8 @@ def lower(
         Of every message besides its way's [s].
     base : float
         Once, before a rank's first message [s].
+    priority : int
+        Class its messages are served in, as in `Task`.
     weights : numpy.ndarray, optional
         Bytes of each block instead of equal parts of `size`: of shape (n, n) for an all-to-all of
         unequal parts, from row to column.
@@ -145,7 +149,7 @@ def lower(
         When an algorithm that is not symmetric is to be folded, or `after` has not one entry per rank.
     """
     algorithm.require(kind)
-    costs = _Costs(bandwidth, latency, base)
+    costs = _Costs(bandwidth, latency, base, priority)
     if len(after) not in (0, 1 if folded else n):
         raise ValueError(f"{kind}: {len(after)} entries in after (legal: {1 if folded else n})")
     if n == 1:
@@ -215,6 +219,7 @@ def _unfolded(
                 demand=demand,
                 duration=duration,
                 latency=costs.latency + routes(*key)[1] + (costs.base if first else 0.0),
+                priority=costs.priority,
                 communication=kind,
                 communication_bytes=amount,
             )
@@ -267,6 +272,7 @@ def _folded(
                     demand=demand,
                     duration=costs.duration(program, amount, demand),
                     latency=costs.latency + routes(0, send.target, send.channel)[1] + (costs.base if first else 0.0),
+                    priority=costs.priority,
                     communication=kind,
                     communication_bytes=amount,
                 )

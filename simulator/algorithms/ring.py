@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..collectives import all_gather_time, all_reduce_time, reduce_scatter_time
 from . import register
+from .ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
 from .schedule import Algorithm, Send, everyone, floats, settle
 
 CHUNKS = 8  # parts a broadcast or reduce is pipelined in; NCCL cuts its buffers into 8 slots

@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from ...hardware.errors import InputError
-from ..collectives import all_gather_time, reduce_scatter_time
 from . import register
+from .ring_times import all_gather_time, reduce_scatter_time
 from .schedule import Algorithm, Send, floats, settle
 
 

@@ -1,0 +1,408 @@
+"""A network as arrays: vertices, directed links, and what each link loads.
+
+Devices come first among the vertices, so that a rank is its vertex number. A link is one direction; the
+two directions of a half-duplex link name one *resource* and share its capacity. Everything that costs
+time with the number of messages (routes, latencies) is done for all of them at once; `Topology.graph`
+gives the same network as a networkx graph, to read, draw and check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError, nearest
+from .routing import Ecmp, reachable
+
+if TYPE_CHECKING:
+    import networkx
+
+Integers: TypeAlias = NDArray[np.int64]
+Router: TypeAlias = "Callable[[Topology, Integers, Integers, Integers], Integers]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Topology:
+    """Devices, switches and adapters, joined by directed links. Built by `Wiring`.
+
+    Parameters
+    ----------
+    name : str
+    ranks : int
+        Devices; they are the vertices 0 to ranks - 1.
+    vertices : tuple of str
+        Names: "gpu0", ..., then those of switches and adapters.
+    kinds : tuple of str
+        Of each vertex: "device", "switch", "nic", "host", ...
+    attributes : tuple of mapping
+        Of each vertex, what else is known of it: `device` (a device's model), `island`, `rail`, ...
+    transit : ndarray of bool, shape (vertices,)
+        Whether a vertex passes on what is not meant for it. Devices in a ring or torus do; those that
+        hang on a switch do not.
+    source, target : ndarray of int, shape (links,)
+        Vertices each link leaves and enters.
+    bandwidth : ndarray, shape (links,)
+        Bytes/s.
+    latency : ndarray, shape (links,)
+        Seconds.
+    resource : ndarray of int, shape (links,)
+        Which capacity each link loads.
+    cost : ndarray of int, shape (links,)
+        What routing counts for each link, 1 or more: 1 makes it count hops.
+    failed : ndarray of bool, shape (links,)
+        Links that carry nothing. They keep their numbers, so that loads compare before and after.
+    router : callable
+        ``router(topology, source, target, flow)`` gives the paths of messages; see `routing`.
+    """
+
+    name: str
+    ranks: int
+    vertices: tuple[str, ...] = field(repr=False)
+    kinds: tuple[str, ...] = field(repr=False)
+    attributes: tuple[Mapping[str, Any], ...] = field(repr=False)
+    transit: NDArray[np.bool_] = field(repr=False)
+    source: Integers = field(repr=False)
+    target: Integers = field(repr=False)
+    bandwidth: NDArray[np.float64] = field(repr=False)
+    latency: NDArray[np.float64] = field(repr=False)
+    resource: Integers = field(repr=False)
+    cost: Integers = field(repr=False)
+    failed: NDArray[np.bool_] = field(repr=False)
+    router: Router
+
+    @property
+    def links(self) -> int:
+        """Directed links, failed ones included."""
+        return len(self.source)
+
+    @property
+    def capacity(self) -> NDArray[np.float64]:
+        """Bytes/s each resource can carry, shape (resources,)."""
+        capacity = np.zeros(int(self.resource.max(initial=-1)) + 1)
+        capacity[self.resource] = self.bandwidth
+        return capacity
+
+    @property
+    def resource_names(self) -> tuple[str, ...]:
+        """Name of each resource: "gpu0->leaf0", or "gpu0-switch0" where both directions share it."""
+        names: dict[int, str] = {}
+        for link, number in enumerate(self.resource.tolist()):
+            # The second link of a resource is the way back over a half-duplex cable.
+            names[number] = names[number].replace("->", "-") if number in names else self.link_name(link)
+        seen: dict[str, int] = {}
+        for number, name in sorted(names.items()):
+            seen[name] = seen.get(name, 0) + 1
+            if seen[name] > 1:  # a further cable between the same two
+                names[number] = f"{name}#{seen[name]}"
+        return tuple(names[number] for number in range(len(names)))
+
+    def link_name(self, link: int) -> str:
+        """What a link joins, as "gpu0->leaf0"."""
+        return f"{self.vertices[self.source[link]]}->{self.vertices[self.target[link]]}"
+
+    def index(self, name: str) -> int:
+        """Vertex of a name.
+
+        Raises
+        ------
+        InputError
+            When there is none.
+        """
+        try:
+            return self.vertices.index(name)
+        except ValueError:
+            raise InputError(f"{self.name}: no vertex {name!r}{nearest(name, self.vertices)}") from None
+
+    def between(self, a: str, b: str) -> Integers:
+        """Numbers of the links from one vertex to another, by name, shape (cables,).
+
+        Raises
+        ------
+        InputError
+            When none leads there.
+        """
+        found = np.flatnonzero((self.source == self.index(a)) & (self.target == self.index(b)))
+        if not len(found):
+            raise InputError(f"{self.name}: no link leads from {a} to {b}")
+        return found
+
+    def link(self, a: str, b: str) -> int:
+        """Number of the first link from one vertex to another; names and errors as of `between`."""
+        return int(self.between(a, b)[0])
+
+    def paths(self, source: ArrayLike, target: ArrayLike, flow: ArrayLike = 0) -> Integers:
+        """Links on the path of each message.
+
+        Parameters
+        ----------
+        source, target : array_like of int, shape (messages,) or scalar
+            Ranks.
+        flow : array_like of int, shape (messages,) or scalar, default 0
+            What tells flows between the same two ranks apart, as a port number does. Where paths are
+            equally short, routers choose by it.
+
+        Returns
+        -------
+        ndarray of int, shape (messages, hops)
+            Link numbers, padded with -1. From a rank to itself the path is empty.
+
+        Raises
+        ------
+        ValueError
+            A rank that does not exist.
+        InputError
+            Ranks that no path joins.
+        """
+        start, end, label = np.broadcast_arrays(
+            np.atleast_1d(np.asarray(source, dtype=np.int64)),
+            np.asarray(target, dtype=np.int64),
+            np.asarray(flow, dtype=np.int64),
+        )
+        for ranks in (start, end):
+            if ranks.ndim != 1 or ranks.min(initial=0) < 0 or ranks.max(initial=-1) >= self.ranks:
+                raise ValueError(f"{self.name}: ranks must be a list within 0 and {self.ranks - 1}")
+        return self.router(self, start, end, label)
+
+    def resources(self, paths: ArrayLike) -> Integers:
+        """Resources that paths load, in the shape of `paths`; -1 stays -1."""
+        found: Integers = np.append(self.resource, -1)[np.asarray(paths, dtype=np.int64)]
+        return found
+
+    def loads(self, paths: ArrayLike, amount: ArrayLike = 1.0) -> NDArray[np.float64]:
+        """What messages put on each resource.
+
+        Parameters
+        ----------
+        paths : array_like of int, shape (messages, hops)
+        amount : array_like, shape (messages,) or scalar, default 1
+            Of each message, such as its bytes.
+
+        Returns
+        -------
+        ndarray, shape (resources,)
+        """
+        table = self.resources(paths)
+        weight = np.broadcast_to(np.asarray(amount, dtype=float).reshape(-1, 1), table.shape)
+        return np.bincount(table[table >= 0], weight[table >= 0], len(self.capacity)).astype(float)
+
+    def path_latency(self, paths: ArrayLike) -> NDArray[np.float64]:
+        """Sum of the latencies along each path [s], shape (messages,)."""
+        found: NDArray[np.float64] = np.append(self.latency, 0.0)[np.asarray(paths, dtype=np.int64)].sum(axis=-1)
+        return found
+
+    def routed(self, router: Router) -> Topology:
+        """Copy whose messages another router sends on their way."""
+        return replace(self, router=router)
+
+    def without(self, links: Iterable[int | tuple[str, str]]) -> Topology:
+        """Copy in which links have failed; routes go around them.
+
+        Parameters
+        ----------
+        links : iterable
+            Link numbers (one direction each), or pairs of vertex names (all cables between the two, in
+            both directions).
+
+        Raises
+        ------
+        InputError
+            A link that does not exist, or ranks that are cut off.
+        """
+        failed = self.failed.copy()
+        for link in links:
+            if isinstance(link, tuple):
+                for a, b in (link, link[::-1]):
+                    failed[self.between(a, b)] = True
+            elif 0 <= link < self.links:
+                failed[link] = True
+            else:
+                raise InputError(f"{self.name}: link {link} does not exist (legal: 0 to {self.links - 1})")
+        rest = replace(self, failed=failed)
+        lost = rest.cut_off()
+        if lost is not None:
+            raise InputError(f"{self.name}: without these links nothing leads from gpu{lost[0]} to gpu{lost[1]}")
+        return rest
+
+    def cut_off(self) -> tuple[int, int] | None:
+        """Two ranks of which the first cannot reach the second; None when all reach all."""
+        # Mostly there is a switch that all reach and that reaches all, which settles it. Where devices
+        # hang on networks that do not meet, such as two planes, each has to be asked.
+        degree = np.bincount(self.source[~self.failed], minlength=len(self.vertices))
+        hubs = np.flatnonzero(self.transit)
+        for hub in hubs[np.argsort(-degree[hubs], kind="stable")][:8].tolist():
+            if reachable(self, hub)[: self.ranks].all() and reachable(self, hub, backward=True)[: self.ranks].all():
+                return None
+        for rank in range(self.ranks):
+            lost = np.flatnonzero(~reachable(self, rank)[: self.ranks])
+            if len(lost):
+                return rank, int(lost[0])
+        return None
+
+    def graph(self) -> networkx.DiGraph[str]:
+        """Directed graph of what works, by vertex name.
+
+        Vertices carry `kind`, `rank` (of devices) and their attributes. Edges carry `bandwidth` [B/s],
+        `latency` [s], `cost`, `resource` (the name of what they load) and `links` (their numbers);
+        cables in parallel are one edge with the sum of their bandwidths, named after the first.
+        """
+        import networkx
+
+        graph: networkx.DiGraph[str] = networkx.DiGraph()
+        for number, (name, kind, known) in enumerate(zip(self.vertices, self.kinds, self.attributes, strict=True)):
+            graph.add_node(name, **{**known, "kind": kind, **({"rank": number} if number < self.ranks else {})})
+        names = self.resource_names
+        for link in np.flatnonzero(~self.failed).tolist():
+            a, b = self.vertices[self.source[link]], self.vertices[self.target[link]]
+            if graph.has_edge(a, b):
+                graph.edges[a, b]["bandwidth"] += float(self.bandwidth[link])
+                graph.edges[a, b]["links"] += (link,)
+            else:
+                graph.add_edge(
+                    a,
+                    b,
+                    bandwidth=float(self.bandwidth[link]),
+                    latency=float(self.latency[link]),
+                    cost=int(self.cost[link]),
+                    resource=names[self.resource[link]],
+                    links=(link,),
+                )
+        return graph
+
+
+class Wiring:
+    """A network while it is put together, cable by cable.
+
+    Vertices and links are numbered as they are added; `topology` moves the devices to the front.
+
+    Parameters
+    ----------
+    name : str
+
+    Examples
+    --------
+    >>> wiring = Wiring("pair")
+    >>> a, b = wiring.devices(2)
+    >>> wiring.join(a, b, bandwidth=50e9, latency=1e-6)
+    (0, 1)
+    >>> wiring.topology().paths(0, 1).tolist()
+    [[0]]
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._vertices: list[tuple[str, str, bool, dict[str, Any]]] = []
+        self._links: list[tuple[int, int, float, float, int, int]] = []
+        self._ranks = self._resources = 0
+
+    def vertex(self, name: str, /, kind: str = "switch", transit: bool = True, **attributes: Any) -> int:
+        """Add a vertex and return its number here."""
+        self._vertices.append((name, kind, transit, attributes))
+        return len(self._vertices) - 1
+
+    def devices(self, count: int, transit: bool = True, **attributes: Any) -> list[int]:
+        """Add the next ranks, which by default pass on what is not for them."""
+        return [self.device(transit, **attributes) for _ in range(count)]
+
+    def device(self, transit: bool = True, **attributes: Any) -> int:
+        """Add the next rank and return its number here."""
+        self._ranks += 1
+        return self.vertex(f"gpu{self._ranks - 1}", "device", transit, **attributes)
+
+    def join(
+        self,
+        a: int,
+        b: int,
+        bandwidth: float,
+        latency: float,
+        duplex: Literal["full", "half"] = "full",
+        back_bandwidth: float | None = None,
+        cost: int = 1,
+    ) -> tuple[int, int]:
+        """Add a cable and return its two links, from `a` to `b` and back.
+
+        Parameters
+        ----------
+        a, b : int
+            Vertices, by what `vertex` returned.
+        bandwidth : float
+            Of each direction, or of both together when half duplex [B/s].
+        latency : float
+            Seconds.
+        duplex : {"full", "half"}
+        back_bandwidth : float, optional
+            From `b` to `a`, where it differs [B/s].
+        cost : int, default 1
+            What routing counts for it.
+
+        Raises
+        ------
+        ValueError
+            A bandwidth that is not above 0, a negative latency, a cost below 1, or a half-duplex link
+            with two bandwidths.
+        """
+        back = bandwidth if back_bandwidth is None else back_bandwidth
+        if not (0 < bandwidth < np.inf and 0 < back < np.inf and 0 <= latency < np.inf and cost >= 1):
+            raise ValueError(f"bandwidth {bandwidth}, {back}, latency {latency}, cost {cost} of a link")
+        if duplex == "half" and back != bandwidth:
+            raise ValueError("a half-duplex link has one bandwidth")
+        first = self._resources
+        second = first if duplex == "half" else first + 1
+        self._resources = second + 1
+        self._links += [(a, b, bandwidth, latency, first, cost), (b, a, back, latency, second, cost)]
+        return len(self._links) - 2, len(self._links) - 1
+
+    def include(self, part: Topology, vertices: Sequence[int], cost: NDArray[np.int64]) -> None:
+        """Add the working links of a topology.
+
+        Parameters
+        ----------
+        part : Topology
+            Its router is left behind.
+        vertices : sequence of int
+            Which vertices here are its vertices.
+        cost : ndarray of int, shape (links,)
+            What routing counts for each of its links here.
+        """
+        resources: dict[int, int] = {}
+        for link in np.flatnonzero(~part.failed).tolist():
+            resource = resources.setdefault(int(part.resource[link]), self._resources + len(resources))
+            ends = vertices[part.source[link]], vertices[part.target[link]]
+            speed = float(part.bandwidth[link]), float(part.latency[link])
+            self._links.append((*ends, *speed, resource, int(cost[link])))
+        self._resources += len(resources)
+
+    def topology(self, router: Router | None = None) -> Topology:
+        """Finish.
+
+        Parameters
+        ----------
+        router : callable, optional
+            By default shortest paths, among equal ones by a hash of the flow (`routing.Ecmp`).
+        """
+        kinds = [kind for _, kind, _, _ in self._vertices]
+        order = sorted(range(len(kinds)), key=lambda number: kinds[number] != "device")
+        vertices = [self._vertices[number] for number in order]
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        columns = zip(*self._links, strict=True) if self._links else ((),) * 6
+        source, target, bandwidth, latency, resource, cost = columns
+        return Topology(
+            name=self.name,
+            ranks=self._ranks,
+            vertices=tuple(vertex[0] for vertex in vertices),
+            kinds=tuple(vertex[1] for vertex in vertices),
+            attributes=tuple(vertex[3] for vertex in vertices),
+            transit=np.array([vertex[2] for vertex in vertices], dtype=bool),
+            source=place[np.array(source, dtype=np.int64)],
+            target=place[np.array(target, dtype=np.int64)],
+            bandwidth=np.array(bandwidth, dtype=float),
+            latency=np.array(latency, dtype=float),
+            resource=np.array(resource, dtype=np.int64),
+            cost=np.array(cost, dtype=np.int64),
+            failed=np.zeros(len(source), dtype=bool),
+            router=Ecmp() if router is None else router,
+        )
