@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from .link import Link, SwitchReduction
 
 if TYPE_CHECKING:
     import networkx
+
+    from .topology import Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Cluster:
     fabric : str
         Inside a node: "switch" (all to all through one switch), "mesh" (each pair by a link of its own,
         which divide the device's bandwidth), "ring" (neighbours only) or "pcie" (devices behind
-        switches, those joined by the host).
+        switches, those joined by the host); or "described", where `node` says.
     link : Link
         Inside a node.
     nic : Link or None
@@ -38,6 +40,10 @@ class Cluster:
         Of a PCIe host; None for half of the devices.
     uplink : float or None
         Bandwidth from a PCIe switch to the host [B/s]; None for that of `link`.
+    node : Mapping or None
+        A node's fabric as a kind of `hardware.fabrics` and its options, such as what a machine printed.
+    network : Mapping or None
+        The same of the network between all adapters; None for one switch that never blocks.
     p2p : bool
         Whether devices of a node reach each other directly; without, whatever the fabric, traffic
         takes the adapters (NCCL_P2P_DISABLE with GPUDirect RDMA) and `link` describes those.
@@ -54,6 +60,8 @@ class Cluster:
     switch_reduction: SwitchReduction | None = None
     devices_per_switch: int | None = None
     uplink: float | None = None
+    node: Mapping[str, Any] | None = field(default=None, hash=False)
+    network: Mapping[str, Any] | None = field(default=None, hash=False)
     p2p: bool = True
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -85,7 +93,7 @@ class Cluster:
             for rank in ranks:
                 graph.add_node(f"gpu{rank}", kind="device", node=node, rank=rank)
             if self.p2p:
-                _FABRICS[self.fabric](self, graph, node, list(ranks))
+                _FABRICS[self.fabric if self.node is None else "switch"](self, graph, node, list(ranks))
             if self.nic is not None and (self.nodes > 1 or not self.p2p):
                 for rank in ranks:
                     graph.add_node(f"nic{rank}", kind="nic", node=node)
@@ -126,28 +134,109 @@ class Cluster:
         float
             At most 1; less where links are half duplex, or shared on the way.
         """
-        if ranks < 2 or not self.p2p or (self.fabric == "switch" and self.link.duplex == "full"):
+        if ranks < 2 or not self.p2p or (self.node is None and self.fabric == "switch" and self.link.duplex == "full"):
             return 1.0
-        import networkx
-
-        graph = self._graph([0])
         pairs = self.ring(range(ranks))
         if everyone or self.fabric == "mesh":
             pairs = [(a, b) for a in range(ranks) for b in range(ranks) if a != b]
         load: dict[str, float] = {}
         bandwidth: dict[str, float] = {}
-        for source, target in pairs:
-            path = networkx.shortest_path(graph, f"gpu{source}", f"gpu{target}")
-            for edge in (graph.edges[hop] for hop in itertools.pairwise(path)):
+        for path in self._ways(pairs):
+            for edge in path:
                 load[edge["resource"]] = load.get(edge["resource"], 0.0) + ranks / len(pairs)
                 bandwidth[edge["resource"]] = edge["bandwidth"]
         return min(1.0, *(bandwidth[key] / load[key] / self.link.bandwidth for key in load))
+
+    def _ways(self, pairs: Sequence[tuple[int, int]]) -> Iterator[list[dict[str, Any]]]:
+        """Edges between pairs of devices of one node."""
+        if self.node is None:
+            import networkx
+
+            graph = self._graph([0])
+            for source, target in pairs:
+                path = networkx.shortest_path(graph, f"gpu{source}", f"gpu{target}")
+                yield [graph.edges[hop] for hop in itertools.pairwise(path)]
+            return
+        inside = self.node_topology()
+        capacity = inside.capacity
+        ends = ([a for a, _ in pairs], [b for _, b in pairs])
+        for way in inside.resources(inside.paths(*ends)).tolist():
+            yield [{"resource": number, "bandwidth": float(capacity[number])} for number in way if number >= 0]
+
+    def node_topology(self) -> Topology:
+        """Fabric inside a node as a `Topology`.
+
+        Raises
+        ------
+        InputError
+            When `node` describes another number of devices.
+        """
+        from .fabrics import build_topology, full_mesh, pcie_tree, ring, switch
+
+        n, link = self.devices_per_node, self.link
+        if self.node is not None:
+            options = {key: value for key, value in self.node.items() if key != "kind"}
+            found = build_topology(self.node.get("kind", ""), options, f"{self.name}: fabric")
+            if found.ranks != n:
+                raise InputError(f"{self.name}: fabric: {found.ranks} devices (legal: devices_per_node, {n})")
+            return found
+        if self.fabric == "mesh":
+            return full_mesh(n, link.bandwidth / max(n - 1, 1), link.latency)
+        if self.fabric == "ring":
+            return ring(n, link.bandwidth, link.latency)
+        if self.fabric == "pcie":
+            behind = self.devices_per_switch or -(-n // 2)
+            return pcie_tree(
+                n, link.bandwidth, link.latency / 4, sockets=1, switches=-(-n // behind),
+                duplex="half" if link.duplex == "half" else "full", uplink=self.uplink,
+            )  # fmt: skip
+        return switch(n, link.bandwidth, link.latency / 2)
+
+    def network_topology(self) -> Topology:
+        """Network between all adapters, one for each device, as a `Topology`; its ranks are the adapters.
+
+        Raises
+        ------
+        InputError
+            When there is no adapter, or `network` describes another number of them.
+        """
+        from .fabrics import build_topology, switch
+
+        if self.nic is None:
+            raise InputError(f"{self.name}: nic: missing (legal: an adapter, to join nodes)")
+        if self.network is None:
+            return switch(self.size, self.nic.bandwidth, self.nic.latency / 2)
+        options = {key: value for key, value in self.network.items() if key not in ("kind", "queue_pairs", "seed")}
+        kind = self.network.get("kind", "")
+        # What the cluster knows already needs no saying again.
+        for key, value in (("ranks", self.size), ("bandwidth", self.nic.bandwidth), ("latency", 0.0)):
+            if key in parameters(kind):
+                options.setdefault(key, value)
+        found = build_topology(kind, options, f"{self.name}: network")
+        if found.ranks != self.size:
+            raise InputError(f"{self.name}: network: {found.ranks} adapters (legal: one a device, {self.size})")
+        return found
+
+    def topology(self) -> Topology:
+        """All nodes and the network between them as one `Topology`, each device with its adapter."""
+        from .fabrics import compose
+
+        if self.nodes == 1:
+            return self.node_topology()
+        return compose([self.node_topology()] * self.nodes, self.network_topology(), nics=self.devices_per_node)
 
     def ring(self, ranks: Sequence[int]) -> list[tuple[int, int]]:
         """(sender, receiver) pairs of a ring through the ranks in the given order."""
         if len(ranks) < 2:
             return []
         return [(rank, ranks[(i + 1) % len(ranks)]) for i, rank in enumerate(ranks)]
+
+
+def parameters(kind: str) -> set[str]:
+    """Options of a kind of fabric; none of an unknown one."""
+    from .fabrics.schemas import SCHEMAS
+
+    return set(SCHEMAS[kind].model_fields) if kind in SCHEMAS else set()
 
 
 def _join(

@@ -179,20 +179,28 @@ def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
                 f"{place}: p2p: false needs a nic to carry the traffic instead (legal: true, or a cluster with a nic)"
             )
         link = nic
-    return Cluster(
+    described = isinstance(file.fabric, dict)
+    cluster = Cluster(
         file.name,
         device,
         file.devices_per_node,
         file.nodes,
-        file.fabric,
+        "described" if isinstance(file.fabric, dict) else file.fabric,
         link,
         nic,
         reduction,
         file.devices_per_switch,
         file.uplink,
+        file.fabric if isinstance(file.fabric, dict) else None,
+        None if file.network is None else file.network.model_dump(exclude_none=True),
         file.p2p,
         sources,
     )
+    if described:
+        cluster.node_topology()  # says what is wrong with it now rather than later
+    if cluster.network is not None:
+        cluster.network_topology()
+    return cluster
 
 
 def _reduction(file: SwitchReductionFile, link: Link, place: str) -> SwitchReduction:
@@ -290,6 +298,10 @@ def _read(kind: str, path: str) -> tuple[dict[str, Any], dict[str, str]]:
         part = values.get(key)
         if isinstance(part, str) and _is_path(part) and (Path(path).parent / part).exists():
             values[key] = str(Path(path).parent / part)
+    for key in ("fabric", "network"):
+        part = values.get(key)
+        if isinstance(part, dict) and (Path(path).parent / str(part.get("file", ""))).is_file():
+            values[key] = {**part, "file": str(Path(path).parent / part["file"])}
     return values, sources
 
 

@@ -97,6 +97,9 @@ def distances(topology: Topology, goals: Sequence[Integers]) -> Integers:
     distance = np.full(len(goals) * size, _FAR, dtype=np.int64)
     start = np.concatenate([number * size + goal for number, goal in enumerate(goals)])
     distance[start] = 0
+    # Whether the way from a place goes on inside a host, so that what comes in by a port may take it.
+    inside = np.zeros(len(distance), dtype=bool)
+    inside[start] = True
     slot = np.empty(len(distance), dtype=np.int64)
     # Dial's algorithm for all goals at once: costs are whole numbers, so equal distances come together.
     waiting: dict[int, list[Integers]] = {0: [start]}
@@ -112,13 +115,17 @@ def distances(topology: Topology, goals: Sequence[Integers]) -> Integers:
         many = fan[vertex]
         into = links[np.repeat(first[vertex] - np.cumsum(many) + many, many) + np.arange(many.sum())]
         before = np.repeat(places - vertex, many) + topology.source[into]
-        cost = topology.cost[into]
+        passes = np.repeat(inside[places], many) | (topology.port[into] >= 0)
+        into, before = into[passes], before[passes]
+        cost, stays = topology.cost[into], topology.port[into] <= 0
         for step in np.unique(cost).tolist():
-            better = before[cost == step]
-            better = better[distance[better] > level + step]
+            reached = before[cost == step]
+            better = reached[distance[reached] > level + step]
             if len(better):
                 distance[better] = level + step
+                inside[better] = False
                 waiting.setdefault(level + step, []).append(better)
+            inside[reached[stays[cost == step] & (distance[reached] == level + step)]] = True
     return distance.reshape(len(goals), size)
 
 
@@ -132,24 +139,35 @@ def next_hops(topology: Topology, goals: Sequence[Integers]) -> Hops:
     good = ahead + topology.cost[links] == distance[:, tail]
     good &= topology.transit[head] | (ahead == 0)
     goal, column = np.nonzero(good)
+    if topology.port.any():
+        port, before, after = topology.port[links[column]], goal * size + tail[column], goal * size + head[column]
+        inside = distance.ravel() == 0
+        inside[before[port <= 0]] = True
+        passes = (port >= 0) | inside[after]
+        goal, column = goal[passes], column[passes]
     count = np.bincount(goal * size + tail[column], minlength=len(goals) * size)
     return Hops(np.cumsum(count) - count, count, links[column], distance)
 
 
 def reachable(topology: Topology, vertex: int, backward: bool = False) -> NDArray[np.bool_]:
     """Vertices that messages from one vertex can reach, or that can reach it; shape (vertices,)."""
-    ends = (topology.target, topology.source)
-    tail, head = (end[~topology.failed] for end in (ends if backward else ends[::-1]))
-    found = np.zeros(len(topology.vertices), dtype=bool)
+    working = np.flatnonzero(~topology.failed)
+    tail, head, port = topology.source[working], topology.target[working], topology.port[working]
+    if backward:
+        tail, head, port = head, tail, -port
+    # Vertices, and once more what was entered by a port and may not be left by one.
+    size = len(topology.vertices)
+    found = np.zeros(2 * size, dtype=bool)
     found[vertex] = True
     edge = found.copy()
     while edge.any():
+        taken = edge[tail] | (edge[size + tail] & (port <= 0))
         reached = np.zeros_like(found)
-        reached[head[edge[tail]]] = True
+        reached[np.where(port < 0, size + head, head)[taken]] = True
         reached &= ~found
         found |= reached
-        edge = reached & topology.transit
-    return found
+        edge = reached & np.tile(topology.transit, 2)
+    return found[:size] | found[size:]
 
 
 def _grouped(topology: Topology, ends: Integers) -> tuple[Integers, Integers]:

@@ -139,6 +139,16 @@ class SwitchReductionFile(Strict):
     min_ranks_without_p2p: Annotated[int, Field(ge=2, le=1024)] | None = None
 
 
+class NetworkFile(BaseModel):
+    """`network:` of a cluster: a kind, its options, and how flows take its equal paths."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    kind: str
+    queue_pairs: Annotated[int, Field(ge=1, le=4096)] | None = None
+    seed: int = 0
+
+
 class ClusterFile(Strict):
     """A cluster file; nested devices and links are names, paths or mappings."""
 
@@ -146,9 +156,10 @@ class ClusterFile(Strict):
     device: str | dict[str, Any]
     devices_per_node: Annotated[int, Field(ge=1, le=1024)]
     nodes: Annotated[int, Field(ge=1, le=100_000)] = 1
-    fabric: Literal["switch", "mesh", "ring", "pcie"] = "switch"
+    fabric: Literal["switch", "mesh", "ring", "pcie"] | dict[str, Any] = "switch"
     devices_per_switch: Annotated[int, Field(ge=1, le=1024)] | None = None
     uplink: Rate | None = None
+    network: NetworkFile | None = None
     link: str | dict[str, Any]
     nic: str | dict[str, Any] | None = None
     switch_reduction: SwitchReductionFile | None = None

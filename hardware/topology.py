@@ -53,6 +53,9 @@ class Topology:
         Which capacity each link loads.
     cost : ndarray of int, shape (links,)
         What routing counts for each link, 1 or more: 1 makes it count hops.
+    port : ndarray of int, shape (links,)
+        1 for links that leave a host by a port of an adapter, -1 for those that enter by one, else 0. No
+        message that comes in by a port goes straight out by another: adapters are not switches.
     failed : ndarray of bool, shape (links,)
         Links that carry nothing. They keep their numbers, so that loads compare before and after.
     router : callable
@@ -71,6 +74,7 @@ class Topology:
     latency: NDArray[np.float64] = field(repr=False)
     resource: Integers = field(repr=False)
     cost: Integers = field(repr=False)
+    port: NDArray[np.int8] = field(repr=False)
     failed: NDArray[np.bool_] = field(repr=False)
     router: Router
 
@@ -165,6 +169,8 @@ class Topology:
         for ranks in (start, end):
             if ranks.ndim != 1 or ranks.min(initial=0) < 0 or ranks.max(initial=-1) >= self.ranks:
                 raise ValueError(f"{self.name}: ranks must be a list within 0 and {self.ranks - 1}")
+        if not len(start):
+            return np.full((0, 0), -1, dtype=np.int64)
         return self.router(self, start, end, label)
 
     def resources(self, paths: ArrayLike) -> Integers:
@@ -247,7 +253,8 @@ class Topology:
 
         Vertices carry `kind`, `rank` (of devices) and their attributes. Edges carry `bandwidth` [B/s],
         `latency` [s], `cost`, `resource` (the name of what they load) and `links` (their numbers);
-        cables in parallel are one edge with the sum of their bandwidths, named after the first.
+        cables in parallel are one edge with the sum of their bandwidths and the least of their costs,
+        named after the first.
         """
         import networkx
 
@@ -260,6 +267,7 @@ class Topology:
             if graph.has_edge(a, b):
                 graph.edges[a, b]["bandwidth"] += float(self.bandwidth[link])
                 graph.edges[a, b]["links"] += (link,)
+                graph.edges[a, b]["cost"] = min(graph.edges[a, b]["cost"], int(self.cost[link]))
             else:
                 graph.add_edge(
                     a,
@@ -295,7 +303,7 @@ class Wiring:
     def __init__(self, name: str) -> None:
         self.name = name
         self._vertices: list[tuple[str, str, bool, dict[str, Any]]] = []
-        self._links: list[tuple[int, int, float, float, int, int]] = []
+        self._links: list[tuple[int, int, float, float, int, int, int]] = []
         self._ranks = self._resources = 0
 
     def vertex(self, name: str, /, kind: str = "switch", transit: bool = True, **attributes: Any) -> int:
@@ -321,6 +329,7 @@ class Wiring:
         duplex: Literal["full", "half"] = "full",
         back_bandwidth: float | None = None,
         cost: int = 1,
+        port: bool = False,
     ) -> tuple[int, int]:
         """Add a cable and return its two links, from `a` to `b` and back.
 
@@ -337,6 +346,8 @@ class Wiring:
             From `b` to `a`, where it differs [B/s].
         cost : int, default 1
             What routing counts for it.
+        port : bool, default False
+            Whether it is a port of the adapter `a`, which passes nothing on from port to port.
 
         Raises
         ------
@@ -352,10 +363,13 @@ class Wiring:
         first = self._resources
         second = first if duplex == "half" else first + 1
         self._resources = second + 1
-        self._links += [(a, b, bandwidth, latency, first, cost), (b, a, back, latency, second, cost)]
+        self._links.append((a, b, bandwidth, latency, first, cost, int(port)))
+        self._links.append((b, a, back, latency, second, cost, -int(port)))
         return len(self._links) - 2, len(self._links) - 1
 
-    def include(self, part: Topology, vertices: Sequence[int], cost: NDArray[np.int64]) -> None:
+    def include(
+        self, part: Topology, vertices: Sequence[int], cost: NDArray[np.int64], port: NDArray[np.int8] | None = None
+    ) -> None:
         """Add the working links of a topology.
 
         Parameters
@@ -366,13 +380,16 @@ class Wiring:
             Which vertices here are its vertices.
         cost : ndarray of int, shape (links,)
             What routing counts for each of its links here.
+        port : ndarray of int, shape (links,), optional
+            Which of its links are ports here; by default those that are ports there.
         """
+        ports = part.port if port is None else port
         resources: dict[int, int] = {}
         for link in np.flatnonzero(~part.failed).tolist():
             resource = resources.setdefault(int(part.resource[link]), self._resources + len(resources))
             ends = vertices[part.source[link]], vertices[part.target[link]]
             speed = float(part.bandwidth[link]), float(part.latency[link])
-            self._links.append((*ends, *speed, resource, int(cost[link])))
+            self._links.append((*ends, *speed, resource, int(cost[link]), int(ports[link])))
         self._resources += len(resources)
 
     def topology(self, router: Router | None = None) -> Topology:
@@ -388,8 +405,8 @@ class Wiring:
         vertices = [self._vertices[number] for number in order]
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
-        columns = zip(*self._links, strict=True) if self._links else ((),) * 6
-        source, target, bandwidth, latency, resource, cost = columns
+        columns = zip(*self._links, strict=True) if self._links else ((),) * 7
+        source, target, bandwidth, latency, resource, cost, port = columns
         return Topology(
             name=self.name,
             ranks=self._ranks,
@@ -403,6 +420,7 @@ class Wiring:
             latency=np.array(latency, dtype=float),
             resource=np.array(resource, dtype=np.int64),
             cost=np.array(cost, dtype=np.int64),
+            port=np.array(port, dtype=np.int8),
             failed=np.zeros(len(source), dtype=bool),
             router=Ecmp() if router is None else router,
         )

@@ -11,7 +11,7 @@ rank; its two levels are taken one after the other, as published runs over two a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,9 @@ class Communicator:
         self.local = min(size, cluster.devices_per_node)
         self.nodes = -(-size // cluster.devices_per_node)
         self._shares = {everyone: cluster.share(self.local, everyone) for everyone in (False, True)}
+        network = {everyone: self._network(everyone) for everyone in (False, True)}
+        self._outside = {everyone: share for everyone, (share, _) in network.items()}
+        self._way = {everyone: latency for everyone, (_, latency) in network.items()}
         self._known: dict[tuple[str, float], Collective] = {}
 
     def all_reduce(self, size: float) -> Collective:
@@ -155,11 +158,10 @@ class Communicator:
 
     def ring_bandwidth(self, protocol: str = BULK) -> float:
         """Payload bandwidth of a ring through the group, per rank and direction [B/s]."""
-        nic = self.cluster.nic
         bandwidth = self._rate(self._inside(protocol))
-        if self.nodes > 1 and nic is not None:
+        if self.nodes > 1 and self.cluster.nic is not None:
             rails = self.local if protocol == BULK else 1  # small messages use one channel
-            bandwidth = min(bandwidth, rails * nic.bandwidth * self._across(protocol).efficiency)
+            bandwidth = min(bandwidth, rails * self._adapter_rate(self._across(protocol)))
         return bandwidth
 
     def hop_latency(self, protocol: str = BULK) -> float:
@@ -205,7 +207,27 @@ class Communicator:
     def _across(self, protocol: str) -> Protocol:
         assert self.cluster.nic is not None
         profile = self.cluster.nic.profile
-        return profile.bulk if protocol == BULK else profile.low
+        found = profile.bulk if protocol == BULK else profile.low
+        return replace(found, hop=found.hop + self._way[False])
+
+    def _network(self, everyone: bool) -> tuple[float, float]:
+        """Part of the adapters' bandwidth the network has room for, and what its ways take [s]."""
+        cluster = self.cluster
+        if cluster.network is None or cluster.nic is None or self.nodes == 1:
+            return 1.0, 0.0
+        from .network import mean_latency, share
+
+        queue_pairs, seed = cluster.network.get("queue_pairs"), cluster.network.get("seed", 0)
+        topology, local = cluster.network_topology(), cluster.devices_per_node
+        return (
+            share(topology, cluster.nic.bandwidth, local, self.size, everyone, queue_pairs, seed),
+            mean_latency(topology, local, self.size, everyone),
+        )
+
+    def _adapter_rate(self, protocol: Protocol, everyone: bool = False) -> float:
+        """Payload rate of an adapter [B/s]."""
+        assert self.cluster.nic is not None
+        return self.cluster.nic.bandwidth * protocol.efficiency * self._outside[everyone]
 
     def _rate(self, inside: Protocol, everyone: bool = False) -> float:
         """Payload rate of a rank inside its node [B/s]."""
@@ -232,10 +254,8 @@ class Communicator:
 
     def _between(self, size: Any) -> Any:
         """Time of an all-reduce's bytes on the adapters when every node is one member."""
-        nic = self.cluster.nic
-        assert nic is not None
         share = 2 * (self.nodes - 1) / self.nodes * size / self.local
-        return share / (nic.bandwidth * self._across(BULK).efficiency)
+        return share / self._adapter_rate(self._across(BULK))
 
     def _switch_reduces(self) -> bool:
         switch = self.cluster.switch_reduction
@@ -264,14 +284,14 @@ class Communicator:
         rate = self._rate(inside, everyone=kind == "all_to_all")
         if kind == "send_recv":
             if across is not None and cluster.nic is not None:
-                return across.base + across.hop + size / (cluster.nic.bandwidth * across.efficiency)
+                return across.base + across.hop + size / self._adapter_rate(across)
             return inside.base + inside.hop + size / rate
         chunk = size / n
         time = (self.local - 1 + inside.copy) * chunk / rate
         base = inside.base + (self.local - 1) * inside.hop
         if across is not None and cluster.nic is not None:
             # Every rank has an adapter of its own, busy beside the links.
-            time = np.maximum(time, (n - self.local) * chunk / (cluster.nic.bandwidth * across.efficiency))
+            time = np.maximum(time, (n - self.local) * chunk / self._adapter_rate(across, everyone=True))
             base = max(base, across.base + (n - self.local) * across.hop)
         return base + time
 
@@ -281,7 +301,7 @@ class Communicator:
         if self.nodes > 1 and self.cluster.nic is not None:
             profiles.append(self.cluster.nic.profile)
         found = [profile.exchange_bulk if protocol == BULK else profile.exchange_low for profile in profiles]
-        return found[0], found[1] if len(found) > 1 else None
+        return found[0], replace(found[1], base=found[1].base + self._way[True]) if len(found) > 1 else None
 
     def _priced(self, kind: str, algorithm: str, protocol: str, time: float, size: float) -> Collective:
         """The collective with what it does to links and memory."""

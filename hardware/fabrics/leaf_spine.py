@@ -122,7 +122,7 @@ def leaf_spine(
         adapters = [wiring.vertex(f"nic{node}.{number}", "nic", node=node) for number in range(nics)]
         for number, adapter in enumerate(adapters):
             for plane in range(planes):
-                wiring.join(adapter, leaves[group, number if rails else 0, plane], bandwidth, latency)
+                wiring.join(adapter, leaves[group, number if rails else 0, plane], bandwidth, latency, port=True)
         for device, adapter in shares(devices, nics):
             wiring.join(ranks[device], adapters[adapter], device_bandwidth, device_latency, cost=_ADAPTER_COST)
         if inner_bandwidth is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..errors import InputError
 from ..topology import Topology, Wiring
 from . import checks
@@ -97,8 +99,12 @@ def compose(
     switches = [
         wiring.vertex(*each) for each in zip(outer.vertices[outer.ranks :], outer.kinds[outer.ranks :], strict=True)
     ]
-    at_port = (outer.source < outer.ranks) | (outer.target < outer.ranks)
-    wiring.include(outer, ports + switches, outer.cost * outer_scale + passage * at_port)
+    leaves, enters = (ends < outer.ranks for ends in (outer.source, outer.target))
+    # Where devices of the outer network pass things on, as in a ring, so do the adapters in their place.
+    relays = np.append(outer.transit[: outer.ranks], False)
+    port = (leaves & ~relays[np.minimum(outer.source, outer.ranks)]).astype(np.int8)
+    port -= enters & ~relays[np.minimum(outer.target, outer.ranks)]
+    wiring.include(outer, ports + switches, outer.cost * outer_scale + passage * (leaves | enters), port)
     return wiring.topology()
 
 
