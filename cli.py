@@ -19,7 +19,7 @@ from .catalog import catalog, show
 from .hardware.errors import InputError
 from .models import study
 from .models.scenario import Scenario
-from .network import calibrate, collective
+from .network import calibrate, collective, topology
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,7 @@ app = typer.Typer(
 app.add_typer(catalog, name="list")
 app.add_typer(calibrate, name="calibrate")
 app.command()(collective)
+app.command()(topology)
 
 ScenarioPath = Annotated[Path, typer.Argument(help="Scenario file (YAML or JSON).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")]

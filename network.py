@@ -1,8 +1,10 @@
-"""``commlens collective`` and ``commlens calibrate``: what a fabric makes of a message, and learning it."""
+"""``commlens collective``, ``topology`` and ``calibrate``: what a fabric makes of messages, and learning it."""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +37,7 @@ def collective(
 
     from .hardware import load_cluster
     from .simulator.communicator import Communicator
+    from .validation.logs.sample import bus_factor
 
     place = load_cluster(_cluster(cluster), "--cluster")
     members = place.size if ranks is None else ranks
@@ -79,11 +82,153 @@ def collective(
     show(frame)
 
 
-def bus_factor(operation: str, ranks: int) -> float:
-    """Bus bandwidth over algorithm bandwidth, as nccl-tests has it (doc/PERFORMANCE.md)."""
-    if operation == "all_reduce":
-        return 2 * (ranks - 1) / ranks
-    return (ranks - 1) / ranks if operation in ("all_gather", "reduce_scatter", "all_to_all") else 1.0
+def topology(
+    source: Annotated[
+        str, typer.Argument(help="Cluster preset or YAML file, output of nvidia-smi topo -m, or NCCL's topology XML.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print every vertex and link as JSON in SI units.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into this file (.png, .svg, .pdf).")] = None,
+) -> None:
+    """Show a machine or a cluster's network as it is understood: what is joined, and how fast."""
+    import pandas as pd
+
+    from .hardware.units import format_rate, format_time
+
+    fabric = _topology(source)
+    if plot:
+        from .simulator.drawing import draw_topology
+
+        try:
+            draw_topology(fabric).savefig(plot, dpi=150, bbox_inches="tight")
+        except (OSError, ValueError) as problem:
+            raise InputError(f"--plot: cannot write {plot}: {problem}") from None
+    if as_json:
+        ends = zip(fabric.source.tolist(), fabric.target.tolist(), strict=True)
+        links = [
+            {
+                "from": fabric.vertices[a],
+                "to": fabric.vertices[b],
+                "bandwidth": float(fabric.bandwidth[i]),
+                "latency": float(fabric.latency[i]),
+                "resource": int(fabric.resource[i]),
+            }
+            for i, (a, b) in enumerate(ends)
+        ]
+        vertices = [{"name": name, "kind": kind} for name, kind in zip(fabric.vertices, fabric.kinds, strict=True)]
+        print(json.dumps({"name": fabric.name, "ranks": fabric.ranks, "vertices": vertices, "links": links}, indent=2))
+        return
+    counts = {kind: fabric.kinds.count(kind) for kind in dict.fromkeys(fabric.kinds)}
+    plural = {"switch": "switches"}
+    said = [f"{n} {kind if n == 1 else plural.get(kind, kind + 's')}" for kind, n in counts.items()]
+    print(f"{fabric.name}: {', '.join(said)}")
+    table = pd.DataFrame(
+        {
+            "from": [fabric.kinds[v] for v in fabric.source],
+            "to": [fabric.kinds[v] for v in fabric.target],
+            "bandwidth": [format_rate(float(b)) for b in fabric.bandwidth],
+            "latency": [format_time(float(t)) for t in fabric.latency],
+        }
+    )
+    show(table.value_counts(sort=False).rename("links").reset_index())
+
+
+@calibrate.command()
+def collectives(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG...", help="Output of nccl-tests or rccl-tests (text or JSON), PyTorch profiler traces."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write the profile here (.yaml), for a link to name.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Cluster they were measured on; default a switch.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the profile.")] = "profile",
+    ranks: Annotated[int | None, typer.Option(help="Ranks, where a log does not say.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes, where a log does not say.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Collective, where a log does not say.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")] = False,
+) -> None:
+    """Fit latencies, rates and protocol break-points to measured collectives."""
+    from dataclasses import asdict
+
+    from .hardware import load_cluster
+    from .validation.calibrate import calibrate as fit
+    from .validation.calibrate import source_of
+    from .validation.logs import read_log
+    from .validation.profile_file import profile_text
+
+    if out is not None and out.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--out: {out} (legal: a name that ends in .yaml)")
+    said: list[str] = []
+    samples = read_log(logs, ranks=ranks, nodes=nodes, kind=kind, notes=said)
+    place = None if cluster is None else load_cluster(_cluster(cluster), "--cluster")
+    found = fit(samples, place, name)
+    if out is not None:
+        wire = (
+            f"{place.name}, {place.link.name}" if place else "a quarter above the best sample; only ratios to it count"
+        )
+        text = profile_text(found.profile, f"{name}: collectives as measured.", source_of(logs, samples), wire)
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as problem:
+            raise InputError(f"--out: cannot write {out}: {problem.strerror or problem}") from None
+    notes = [*said, *found.notes]
+    if as_json:
+        parts = {key: value for key, value in asdict(found.profile).items() if key != "sources"}
+        tables = {key: getattr(found, key).to_dict(orient="records") for key in ("errors", "breaks")}
+        print(json.dumps({"samples": len(samples), "profile": parts, **tables, "notes": notes}, indent=2))
+        return
+    print(f"{len(samples)} samples; {len(found.fitted.free)} numbers fitted. Error of samples left out, mean:\n")
+    table = found.errors.assign(
+        **{key: [f"{value:.1%}" for value in found.errors[key]] for key in ("error", "trivial")}
+    )
+    show(table)
+    print("\nProtocols (time = base + steps hop + (steps + copy) chunk / rate):\n")
+    bandwidth = found.profile.link_bandwidth or 0.0
+    rows = []
+    for key in ("low", "bulk", "exchange_low", "exchange_bulk"):
+        part = getattr(found.profile, key)
+        rows.append(
+            {
+                "protocol": key.replace("_", ", "),
+                "base (us)": 1e6 * part.base,
+                "hop (us)": 1e6 * part.hop,
+                "rate (GB/s)": 1e-9 * part.efficiency * bandwidth,
+                "copy": part.copy,
+            }
+        )
+    if found.profile.in_switch is not None:
+        switch = found.profile.in_switch
+        rate = 1e-9 * switch.efficiency * bandwidth
+        rows.append({"protocol": "in switch", "base (us)": 1e6 * switch.base, "rate (GB/s)": rate})
+    import pandas as pd
+
+    print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
+    if len(found.breaks):
+        print("\nBreak-points:\n")
+        show(found.breaks.assign(**{"from": [f"{size:.0f} B" for size in found.breaks["from"]]}))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if out is not None:
+        print(f"\nwritten to {out}; use it as  link: {{preset: ..., profile: {out}}}")
+
+
+@calibrate.callback()
+def _calibrate() -> None:
+    """Fit models to your own measurements."""
+
+
+def _topology(source: str) -> Any:
+    from .hardware import cluster_names, load_cluster
+    from .hardware.fabrics import build_topology
+
+    if source.endswith(".xml"):
+        return build_topology("nccl_xml", {"file": source}, source)
+    if source.endswith((".yaml", ".yml", ".json", "}")) or source in cluster_names():
+        return load_cluster(_cluster(source), "cluster").topology()
+    if not Path(source).is_file():
+        return load_cluster(source, "cluster").topology()  # for its error, which names the presets
+    return build_topology("topo_matrix", {"file": source}, source)
 
 
 def _cluster(text: str) -> Any:

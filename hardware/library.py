@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cluster import Cluster
 from .device import Device, NearMemory
-from .errors import InputError, nearest
+from .errors import InputError
 from .link import Link, SwitchReduction
 from .profile import InSwitch, Profile, Protocol
+from .sources import What, gather, names
+from .units import format_rate
 
 if TYPE_CHECKING:
     from .schemas import LinkFile, SwitchReductionFile
 
-PRESETS = Path(__file__).parent / "presets"
-ALIASES = {"hgx-h100": "dgx-h100"}
-PARTS = ("device", "link", "nic", "profile")  # keys of a cluster that are described elsewhere
-
-What = str | Path | Mapping[str, Any]
-
 
 def device_names() -> list[str]:
     """Names of the shipped devices."""
-    return _names("devices")
+    return names("devices")
 
 
 def link_names() -> list[str]:
     """Names of the shipped links and network adapters."""
-    return _names("links")
+    return names("links")
 
 
 def cluster_names() -> list[str]:
     """Names of the shipped clusters."""
-    return _names("clusters")
+    return names("clusters")
 
 
 def profile_names() -> list[str]:
     """Names of the shipped profiles of collectives."""
-    return _names("profiles")
+    return names("profiles")
 
 
 def load_device(what: What | Device, where: str = "device") -> Device:
@@ -57,7 +50,7 @@ def load_device(what: What | Device, where: str = "device") -> Device:
     from .files import check
     from .schemas import DeviceFile
 
-    values, sources, place = _gather("devices", what, where)
+    values, sources, place = gather("devices", what, where)
     values = check(DeviceFile, values, place).model_dump()
     near = values.pop("near_memory")
     values["gemm_tile"] = tuple(values["gemm_tile"])
@@ -71,7 +64,7 @@ def load_link(what: What | Link, where: str = "link") -> Link:
     from .files import check
     from .schemas import LinkFile
 
-    values, sources, place = _gather("links", what, where)
+    values, sources, place = gather("links", what, where)
     file = check(LinkFile, values, place)
     start = None if file.profile is None else load_profile(file.profile, f"{place}: profile")
     if file.bandwidth is None and (start is None or start.link_bandwidth is None):
@@ -79,6 +72,14 @@ def load_link(what: What | Link, where: str = "link") -> Link:
     if start is None and file.latency is None:
         raise InputError(f"{place}: latency: missing (legal: a time, or a profile)")
     bandwidth = file.bandwidth if file.bandwidth is not None else start.link_bandwidth  # type: ignore[union-attr]
+    if start is not None:
+        start = start.over(bandwidth)  # type: ignore[arg-type]
+        fastest = max(p.efficiency for p in (start.low, start.bulk, start.exchange_low, start.exchange_bulk))
+        if fastest > 1:
+            raise InputError(
+                f"{place}: bandwidth: below the {format_rate(fastest * bandwidth)} that profile {start.name} "  # type: ignore[operator]
+                "measured (legal: a faster link, or the profile alone)"
+            )
     profile = _profile(file, start)
     return Link(
         file.name,
@@ -99,7 +100,7 @@ def load_profile(what: What | Profile, where: str = "profile") -> Profile:
     from .files import check
     from .schemas import ProfileFile
 
-    values, sources, place = _gather("profiles", what, where)
+    values, sources, place = gather("profiles", what, where)
     file = check(ProfileFile, values, place)
 
     def protocol(part: Any) -> Protocol:
@@ -115,6 +116,7 @@ def load_profile(what: What | Profile, where: str = "profile") -> Profile:
         file.bulk_bias,
         None if switch is None else InSwitch(switch.base, switch.efficiency),
         file.link_bandwidth,
+        file.absolute,
         file.error,
         sources,
     )
@@ -163,7 +165,7 @@ def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
     from .files import check
     from .schemas import ClusterFile
 
-    values, sources, place = _gather("clusters", what, where)
+    values, sources, place = gather("clusters", what, where)
     file = check(ClusterFile, values, place)
     device = load_device(file.device, f"{place}: device")
     link = load_link(file.link, f"{place}: link")
@@ -203,16 +205,17 @@ def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
     return cluster
 
 
-def _reduction(file: SwitchReductionFile, link: Link, place: str) -> SwitchReduction:
+def _reduction(file: SwitchReductionFile, link: Link, place: str) -> SwitchReduction | None:
     """What a cluster says about reduction in its switch, and its link's profile where it says nothing."""
     measured = link.profile.in_switch
     base = measured.base if file.base is None and measured is not None else file.base
     efficiency = measured.efficiency if file.efficiency is None and measured is not None else file.efficiency
+    if base is None and efficiency is None:
+        return None  # what the switch makes of a message is not known, so nothing is claimed of it
     if base is None or efficiency is None:
         key = "base" if base is None else "efficiency"
-        raise InputError(
-            f"{place}: switch_reduction.{key}: missing (legal: a value, or a link whose profile has in_switch)"
-        )
+        legal = "a value, or a link whose profile has in_switch"
+        raise InputError(f"{place}: switch_reduction.{key}: missing (legal: {legal})")
     fewest = file.min_ranks_without_p2p
     return SwitchReduction(
         base,
@@ -221,115 +224,3 @@ def _reduction(file: SwitchReductionFile, link: Link, place: str) -> SwitchReduc
         file.min_ranks,
         file.min_ranks if fewest is None else fewest,
     )
-
-
-def _names(kind: str) -> list[str]:
-    return sorted(path.stem for path in (PRESETS / kind).glob("*.yaml"))
-
-
-def _gather(kind: str, what: What, where: str) -> tuple[dict[str, Any], dict[str, str], str]:
-    """(values, sources by key, place for errors) of a name, path or mapping."""
-    if isinstance(what, str | Path):
-        return _file(kind, str(what), where)
-    if not isinstance(what, Mapping):
-        raise InputError(f"{where}: {what!r} (legal: a preset's name, a YAML file, or a mapping)")
-    own = dict(what)
-    base = own.pop("preset", None)
-    values, sources, _ = ({}, {}, where) if base is None else _file(kind, str(base), where)
-    changed, more = _unwrap(own)
-    for key, value in changed.items():
-        values[key] = _over(values.get(key), value, key in PARTS)
-    if base is None and "name" not in values:
-        values["name"] = kind.removesuffix("s")
-    return values, {**sources, **more}, where if base is None else f"{where} {base}"
-
-
-def _over(below: Any, value: Any, is_part: bool) -> Any:
-    """Value of a key where a mapping changes what it starts from."""
-    if not isinstance(value, Mapping) or (is_part and {"preset", "name"} & set(value)):
-        return value
-    if isinstance(below, Mapping):  # such as one rate of peak_flops
-        return {**below, **{key: _over(below.get(key), new, False) for key, new in value.items()}}
-    return {"preset": below, **value} if is_part and isinstance(below, str) else value
-
-
-def _is_path(name: str) -> bool:
-    return name.endswith((".yaml", ".yml", ".json"))
-
-
-def _file(kind: str, name: str, where: str) -> tuple[dict[str, Any], dict[str, str], str]:
-    """The same of a file or a shipped preset."""
-    if _is_path(name):
-        return *_read(kind, name), name
-    names = _names(kind)
-    known = ALIASES.get(name.lower(), name.lower())
-    if known not in names:
-        also = [alias for alias, meant in ALIASES.items() if meant in names]
-        raise InputError(
-            f"{where}: unknown {kind.removesuffix('s')} {name!r:.60} (legal: {', '.join(names)}, "
-            f"or a YAML file){nearest(name, names + also)}"
-        )
-    values, sources = _preset(kind, known)
-    return dict(values), dict(sources), where
-
-
-@cache
-def _preset(kind: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    from .files import read_yaml
-
-    path = PRESETS / kind / f"{name}.yaml"
-    values, sources = _unwrap({"name": name, **read_yaml(path)})
-    unsourced = [key for key, value in _numbers(values) if key.split(".")[0] not in sources and key not in sources]
-    if unsourced:
-        raise InputError(f"{path.name}: {unsourced[0]}: a preset's number needs a source")
-    return values, sources
-
-
-def _read(kind: str, path: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and sources of a user's file."""
-    from .files import read_yaml
-
-    data = read_yaml(path)
-    if _is_path(str(data.get("preset"))):
-        # One file per thing, so that no chain of files can end where it began.
-        raise InputError(f"{path}: preset: {str(data['preset'])!r} is a file (legal: {', '.join(_names(kind))})")
-    values, sources, _ = _gather(kind, {"name": Path(path).stem, **data}, path)
-    for key in PARTS:
-        part = values.get(key)
-        if isinstance(part, str) and _is_path(part) and (Path(path).parent / part).exists():
-            values[key] = str(Path(path).parent / part)
-    for key in ("fabric", "network"):
-        part = values.get(key)
-        if isinstance(part, dict) and (Path(path).parent / str(part.get("file", ""))).is_file():
-            values[key] = {**part, "file": str(Path(path).parent / part["file"])}
-    return values, sources
-
-
-def _unwrap(data: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
-    """Values without their ``{value, source}`` wrapping, and the sources by dotted key."""
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping) and set(value) <= {"value", "source"} and "value" in value:
-            values[key] = value["value"]
-            if "source" in value:
-                sources[prefix + str(key)] = str(value["source"])
-        elif isinstance(value, Mapping):
-            values[key], below = _unwrap(value, f"{prefix}{key}.")
-            sources |= below
-        else:
-            values[key] = value
-    return values, sources
-
-
-def _numbers(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of everything in a preset that is a quantity."""
-    found: list[tuple[str, Any]] = []
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            found += _numbers(value, f"{prefix}{key}.")
-        elif (isinstance(value, int | float | list) and not isinstance(value, bool)) or (
-            isinstance(value, str) and value[:1].isdigit() and " " in value
-        ):
-            found.append((prefix + str(key), value))
-    return found

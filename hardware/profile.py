@@ -8,7 +8,7 @@ numbers are measured (``commlens calibrate collectives``) and kept in a profile 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,9 @@ class Profile:
         Reduction in the switch, where the fabric has it.
     link_bandwidth : float or None
         Bandwidth the efficiencies were taken over [B/s]; a link that states none has this.
+    absolute : bool
+        Whether its rates hold whatever bandwidth a link states, as where they were measured without
+        knowing the link's; else they go with the link's bandwidth.
     error : Mapping
         Mean relative errors when it was fitted, by kind of row.
     sources : Mapping
@@ -87,5 +90,27 @@ class Profile:
     bulk_bias: float = 1.0
     in_switch: InSwitch | None = None
     link_bandwidth: float | None = None
+    absolute: bool = False
     error: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def over(self, bandwidth: float) -> Profile:
+        """The profile of a link of some bandwidth [B/s]; efficiencies that are absolute are taken over it."""
+        if not self.absolute or self.link_bandwidth is None:
+            return self
+        factor = self.link_bandwidth / bandwidth
+
+        def scaled(part: Protocol) -> Protocol:
+            return replace(part, efficiency=part.efficiency * factor)
+
+        switch = self.in_switch
+        return replace(
+            self,
+            low=scaled(self.low),
+            bulk=scaled(self.bulk),
+            exchange_low=scaled(self.exchange_low),
+            exchange_bulk=scaled(self.exchange_bulk),
+            in_switch=None if switch is None else replace(switch, efficiency=switch.efficiency * factor),
+            link_bandwidth=bandwidth,
+            absolute=False,
+        )

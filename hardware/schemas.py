@@ -105,6 +105,7 @@ class ProfileFile(Strict):
 
     name: str = "profile"
     link_bandwidth: Rate | None = None
+    absolute: bool = False
     low: ProtocolFile
     bulk: ProtocolFile
     exchange_low: ProtocolFile | None = None

@@ -238,7 +238,9 @@ class Topology:
         # Mostly there is a switch that all reach and that reaches all, which settles it. Where devices
         # hang on networks that do not meet, such as two planes, each has to be asked.
         degree = np.bincount(self.source[~self.failed], minlength=len(self.vertices))
-        hubs = np.flatnonzero(self.transit)
+        passes = self.transit.copy()
+        passes[self.source[self.port > 0]] = False  # adapters do not
+        hubs = np.flatnonzero(passes)
         for hub in hubs[np.argsort(-degree[hubs], kind="stable")][:8].tolist():
             if reachable(self, hub)[: self.ranks].all() and reachable(self, hub, backward=True)[: self.ranks].all():
                 return None

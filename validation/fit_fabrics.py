@@ -7,16 +7,16 @@ error on the rows it was fitted to and on those left out; ``--write`` replaces t
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..hardware import Profile, Protocol, load_cluster
-from ..hardware.library import PRESETS
+from ..hardware import Profile, load_cluster
+from ..hardware.sources import PRESETS
 from .claims import MEASURED, read_measured
 from .collectives import OPS, TORCH_CALL, by_torch, doubt, is_calibration, predicted
 from .fit_profile import errors, fit
+from .profile_file import profile_text
 
 # Bandwidth NCCL counts on per NVLink (src/graph/topo.h: SM80, SM90 and SM100 links), over the nominal
 # 25, 25 and 50 GB/s. PCIe has no such number that its host keeps to, so there it is fitted.
@@ -62,40 +62,17 @@ def samples(gpu: str) -> list[Measured]:
     ]
 
 
-def text(profile: Profile, family: str, count: int, error: Mapping[str, float]) -> str:
+def text(profile: Profile, family: str, count: int) -> str:
     """The preset file of a profile."""
+    large, small = profile.error["1 MiB and more"], profile.error["below 1 MiB"]
     source = (
         f"fitted by commlens.validation.fit_fabrics to {count} nccl-tests rows ({LIBRARY[family]}, aiconfigurator "
-        f"tables); held-out mean error {error['1 MiB and more']:.1%} from 1 MiB, {error['below 1 MiB']:.1%} below"
+        f"tables); held-out mean error {large:.1%} from 1 MiB, {small:.1%} below"
     )
     wire = "NVIDIA NVLink, nominal, per direction" if family in RING else "PCI Express 4.0 x16, per direction"
-
-    def protocol(part: Protocol) -> str:
-        return (
-            f"{{base: {part.base * 1e6:.3g} us, hop: {part.hop * 1e6:.3g} us, "
-            f"efficiency: {part.efficiency:.3f}, copy: {part.copy:.2f}}}"
-        )
-
-    assert profile.link_bandwidth is not None
-    lines = [
-        f"# What NCCL makes of {family}.",
-        f'link_bandwidth: {{value: "{profile.link_bandwidth / 1e9:g} GB/s", source: "{wire}"}}',
-    ]
-    for key in ("low", "bulk", "exchange_low", "exchange_bulk"):
-        extra = ""
-        if key == "bulk" and family in RING:
-            extra = "; efficiency: bandwidth NCCL counts on per link (src/graph/topo.h) over nominal"
-        lines.append(f'{key}: {{value: {protocol(getattr(profile, key))}, source: "{source}{extra}"}}')
-    lines.append(f'bulk_bias: {{value: {profile.bulk_bias:g}, source: "{source}"}}')
-    if profile.in_switch is not None:
-        switch = profile.in_switch
-        lines.append(
-            f"in_switch: {{value: {{base: {switch.base * 1e6:.3g} us, efficiency: {switch.efficiency:.3f}}}, "
-            f'source: "{source}"}}'
-        )
-    shown = ", ".join(f"{key}: {value:.4f}" for key, value in error.items())
-    lines.append(f'error: {{value: {{{shown}}}, source: "mean relative error on rows left out of the fit"}}')
-    return "\n".join(lines) + "\n"
+    table = "; efficiency: bandwidth NCCL counts on per link (src/graph/topo.h) over nominal"
+    notes = {"bulk": table} if family in RING else {}
+    return profile_text(profile, f"What NCCL makes of {family}.", source, wire, notes)
 
 
 def torch_call() -> float:
@@ -127,7 +104,7 @@ def main() -> None:
         print(f"  {len(found.free)} numbers fitted: {found.profile}")
         if "--write" in sys.argv:
             path = PRESETS / "profiles" / f"{family}.yaml"
-            path.write_text(text(found.profile, family, len(seen), error), encoding="utf-8")
+            path.write_text(text(replace(found.profile, error=error), family, len(seen)), encoding="utf-8")
     print(
         f"torch adds {1e6 * torch_call():.1f} us to a call by the shipped profiles (TORCH_CALL: {1e6 * TORCH_CALL:.0f})"
     )

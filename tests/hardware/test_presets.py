@@ -18,7 +18,8 @@ from commlens.hardware import (
     load_link,
     load_profile,
 )
-from commlens.hardware.library import PRESETS, _unwrap
+from commlens.hardware.sources import PRESETS
+from commlens.hardware.sources import unwrap as _unwrap
 
 NAMED = {
     "a100-40-sxm", "a100-80-sxm", "h100-sxm", "h200-sxm", "b200", "mi210", "mi250x", "mi300x", "a10", "l20", "a40",
@@ -280,7 +281,7 @@ BAD = {
     "bad profile": (load_profile, {"preset": "nvlink4", "low": {"copy": -1}}, ["low.copy", "0 to 10"]),
     "switch reduction without numbers": (
         load_cluster,
-        {"preset": "dgx-h100", "link": "pcie5", "switch_reduction": {"min_ranks": 2}},
+        {"preset": "dgx-h100", "link": "pcie5", "switch_reduction": {"efficiency": 0.5}},
         ["switch_reduction.base", "profile"],
     ),
     "number for a name": (load_cluster, 7, ["7", "legal"]),
@@ -319,3 +320,16 @@ def test_what_a_switch_reduction_leaves_out_comes_from_the_links_profile():
     assert cluster.switch_reduction.efficiency == cluster.link.profile.in_switch.efficiency
     own = load_cluster({"preset": "dgx-h100", "switch_reduction": {"efficiency": 0.3}})
     assert own.switch_reduction == replace(cluster.switch_reduction, efficiency=0.3)
+
+
+def test_a_profile_measured_without_its_link_keeps_its_rates(tmp_path):
+    part = {"base": "5 us", "hop": "1 us", "efficiency": 0.8}
+    path = write(
+        tmp_path / "mine.yaml", {"link_bandwidth": "100 GB/s", "absolute": True, "low": part, "bulk": dict(part)}
+    )
+    link = load_link({"preset": "nvlink4", "profile": path})
+    assert link.bandwidth * link.profile.bulk.efficiency == pytest.approx(80e9)
+    assert load_link({"name": "mine", "profile": path}).bandwidth == 100e9
+    with pytest.raises(InputError, match=r"below the 80 GB/s that profile mine measured"):
+        load_link({"name": "slow", "bandwidth": "50 GB/s", "profile": path})
+    assert load_cluster({"preset": "dgx-h100", "link": {"profile": path}}).switch_reduction is None
