@@ -1,4 +1,4 @@
-"""Which way messages go: shortest paths, equal ones chosen by a hash, or paths given by hand.
+"""Which way messages go: shortest paths, and among equal ones the choice of a hash.
 
 A router is called with a topology and arrays of source, target and flow and returns each message's
 links. The general one finds, per distinct target, how far every vertex is from it, and then lets all
@@ -8,9 +8,8 @@ second, so that fabrics need no arithmetic of their own, and routes around faile
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from .topology import Router, Topology
+    from .topology import Topology
 
 Integers: TypeAlias = NDArray[np.int64]
 
@@ -214,7 +213,7 @@ def walk(
         found, end[rows] = _walk(topology, start[rows], hops, goal[rows] - begin, None if key is None else key[rows])
         if len(found) == len(paths):
             return found, end
-        paths = _widened(paths, found.shape[1])
+        paths = widened(paths, found.shape[1])
         paths[rows, : found.shape[1]] = found
     return paths, end
 
@@ -261,7 +260,7 @@ def _walk(
     return np.stack(columns, axis=1) if columns else np.full((len(start), 0), -1, dtype=np.int64), end
 
 
-def _widened(paths: Integers, hops: int) -> Integers:
+def widened(paths: Integers, hops: int) -> Integers:
     """Paths with room for at least so many hops."""
     missing = max(hops - paths.shape[1], 0)
     return np.pad(paths, ((0, 0), (0, missing)), constant_values=-1) if missing else paths
@@ -271,7 +270,7 @@ def joined(first: Integers, then: Integers) -> Integers:
     """Paths of messages that take one path and then another, both padded with -1 at the end."""
     length = (first >= 0).sum(axis=1)
     more = then >= 0
-    paths = _widened(first, int((length + more.sum(axis=1)).max(initial=0)))
+    paths = widened(first, int((length + more.sum(axis=1)).max(initial=0)))
     for hop in range(then.shape[1]):
         rows = np.flatnonzero(more[:, hop])
         paths[rows, length[rows] + hop] = then[rows, hop]
@@ -324,81 +323,6 @@ class Ecmp:
     def __call__(self, topology: Topology, source: Integers, target: Integers, flow: Integers) -> Integers:
         """Paths of messages, see `Topology.paths`."""
         return cheapest(topology, source, target, flow_hash(self.seed, flow, source, target))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Explicit:
-    """Paths given by hand; all others, and those over failed links, as another router has them.
-
-    Built by `with_paths`.
-
-    Parameters
-    ----------
-    given : mapping
-        (source, target, flow), with flow None for all flows, to links.
-    otherwise : callable
-    """
-
-    given: Mapping[tuple[int, int, int | None], tuple[int, ...]] = field(repr=False)
-    otherwise: Router
-
-    def __call__(self, topology: Topology, source: Integers, target: Integers, flow: Integers) -> Integers:
-        """Paths of messages, see `Topology.paths`."""
-        paths = self.otherwise(topology, source, target, flow)
-        failed = set(np.flatnonzero(topology.failed).tolist())
-        for row, (a, b, label) in enumerate(zip(source.tolist(), target.tolist(), flow.tolist(), strict=True)):
-            links = self.given.get((a, b, label), self.given.get((a, b, None)))
-            if links is not None and failed.isdisjoint(links):
-                paths = _widened(paths, len(links))
-                paths[row] = -1
-                paths[row, : len(links)] = links
-        return paths
-
-
-def with_paths(
-    topology: Topology, given: Mapping[tuple[int, int] | tuple[int, int, int], Sequence[str] | Sequence[int]]
-) -> Topology:
-    """Lay some paths of a topology by hand.
-
-    Parameters
-    ----------
-    topology : Topology
-        Its router serves all others.
-    given : mapping
-        (source, target) or (source, target, flow) to a path: names of vertices, both ends included, or
-        numbers of links. Between vertices joined by several cables, names mean the first.
-
-    Returns
-    -------
-    Topology
-
-    Raises
-    ------
-    InputError
-        A path with a vertex or link that does not exist, that does not lead from its source to its
-        target in one piece, or that comes by a vertex twice.
-    """
-    checked: dict[tuple[int, int, int | None], tuple[int, ...]] = {}
-    for key, path in given.items():
-        source, target, flow = (*key, None)[:3]
-        where = f"{topology.name}: path from {source} to {target}"
-        if any(isinstance(part, str) for part in path):
-            names = [str(part) for part in path]
-            links = [topology.link(a, b) for a, b in itertools.pairwise(names)]
-        else:
-            links = [int(part) for part in path]
-        if not all(0 <= link < topology.links for link in links):
-            raise InputError(f"{where}: link {max(links, key=abs)} does not exist (legal: 0 to {topology.links - 1})")
-        stops = [source, *(int(topology.target[link]) for link in links)]
-        for link, stop in zip(links, stops, strict=False):
-            if topology.source[link] != stop:
-                named = topology.vertices[stop] if 0 <= stop < len(topology.vertices) else f"vertex {stop}"
-                raise InputError(f"{where}: link {link} ({topology.link_name(link)}) does not start at {named}")
-        if stops[-1] != target or len(set(stops)) < len(stops):
-            passed = " ".join(topology.vertices[stop] for stop in stops)
-            raise InputError(f"{where}: it takes {passed} (legal: from source to target, no vertex twice)")
-        checked[source, target, flow] = tuple(links)
-    return topology.routed(Explicit(checked, topology.router))
 
 
 def all_shortest(topology: Topology, source: int, target: int, limit: int = 1024) -> Integers:

@@ -7,6 +7,7 @@ from .dragonfly import dragonfly
 from .host import pcie_tree, switch
 from .leaf_spine import leaf_spine
 from .mixed import compose
+from .routers import with_paths
 from .wide import wan_star
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "switch",
     "torus",
     "wan_star",
+    "with_paths",
 ]

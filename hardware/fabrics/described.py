@@ -57,7 +57,7 @@ def mixed(islands: list[dict[str, Any]], outer: dict[str, Any], where: str = "",
     place = _below(where, "outer")
     given = {key: value for key, value in outer.items() if key != "kind"}
     if "kind" not in outer:
-        raise InputError(f"{place}: kind: missing (legal: {', '.join(FABRICS)})")
+        raise InputError(f"{place}.kind: missing (legal: {', '.join(FABRICS)})")
     if "ranks" in _fields(outer["kind"]) and "ranks" not in given:
         given["ranks"] = _adapters(parts, options.get("nics"))
     between = build_topology(outer["kind"], given, place)

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Sequence
 
 from ..errors import InputError
-from ..topology import Topology, Wiring
+from ..topology import Topology
+from ..wiring import Wiring
 from . import checks
 from .routers import DimensionOrder
 

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from ..errors import InputError
-from ..topology import Topology, Wiring
+from ..topology import Topology
+from ..wiring import Wiring
 from . import checks
 from .routers import Valiant
 

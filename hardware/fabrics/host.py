@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Literal
 
-from ..topology import Topology, Wiring
+from ..topology import Topology
+from ..wiring import Wiring
 from . import checks
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import InputError
-from ..topology import Topology, Wiring
+from ..topology import Topology
+from ..wiring import Wiring
 from . import checks
 
 # Dearer than any way inside a node, so that devices of a node meet at its switch, not at an adapter.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..topology import Topology, Wiring
+from ..topology import Topology
+from ..wiring import Wiring
 from . import checks
 from .leaf_spine import shares
 
@@ -34,9 +35,9 @@ def compose(
     outer : Topology
         As many ranks as there are adapters.
     nics : int or sequence of int, optional
-        Adapters per island. By default those that the islands have (vertices of kind "nic", as in a
-        machine that was read from what it prints), else one per device, else one per island, whichever
-        makes as many as `outer` has ranks.
+        Adapters per island. By default those that the islands have (vertices of kind "nic", as in
+        machines that were read from what they print); where not all have some, one per device or one
+        per island, whichever makes as many as `outer` has ranks.
     bandwidth : float, optional
         Between a device and its adapter; by default what the adapter's links to the network carry.
         Islands with adapters of their own have that link already [B/s].
@@ -64,7 +65,8 @@ def compose(
         raise InputError(f"mixed: devices: {len(devices)} names (legal: one for each of {len(islands)} islands)")
     own = [[number for number, kind in enumerate(island.kinds) if kind == "nic"] for island in islands]
     checks.links("mixed", outer.links + sum(island.links for island in islands))
-    wanted = _adapters(islands, outer, nics, own)
+    kept = nics is None and all(own)
+    wanted = _adapters(islands, outer, nics, own if kept else None)
     # Ways are compared first by how often they pass an adapter, so that nothing leaves an island
     # without need; then by hops inside, so that each uses its own adapter; then by hops outside. With
     # forwarding, the last two change places.
@@ -85,8 +87,9 @@ def compose(
                 places.append(wiring.device(transit or forward, **{**known, **more}))
             else:
                 places.append(wiring.vertex(f"island{number}.{name}", kind, transit, **{**known, "island": number}))
-        wiring.include(island, places, island.cost * inner_scale)
-        if nics is None and own[number]:
+        touches = np.isin(island.source, own[number]) | np.isin(island.target, own[number])
+        wiring.include(island, places, island.cost * inner_scale + passage * touches)
+        if kept:
             ports += [places[vertex] for vertex in own[number]]
             continue
         adapters = [wiring.vertex(f"nic{len(ports) + k}", "nic", island=number) for k in range(count)]
@@ -96,20 +99,22 @@ def compose(
             checks.link("mixed: nic", rate, latency)
             wiring.join(places[device], adapters[adapter], rate, latency, cost=passage)
         ports += adapters
-    switches = [
-        wiring.vertex(*each) for each in zip(outer.vertices[outer.ranks :], outer.kinds[outer.ranks :], strict=True)
-    ]
+    switches = []
+    for vertex in range(outer.ranks, len(outer.vertices)):
+        kind, name = outer.kinds[vertex], outer.vertices[vertex]
+        name = f"outer.{name}" if kind == "nic" else name
+        switches.append(wiring.vertex(name, kind, bool(outer.transit[vertex]), **outer.attributes[vertex]))
     leaves, enters = (ends < outer.ranks for ends in (outer.source, outer.target))
     # Where devices of the outer network pass things on, as in a ring, so do the adapters in their place.
     relays = np.append(outer.transit[: outer.ranks], False)
     port = (leaves & ~relays[np.minimum(outer.source, outer.ranks)]).astype(np.int8)
     port -= enters & ~relays[np.minimum(outer.target, outer.ranks)]
-    wiring.include(outer, ports + switches, outer.cost * outer_scale + passage * (leaves | enters), port)
+    wiring.include(outer, ports + switches, outer.cost * outer_scale, port)
     return wiring.topology()
 
 
 def _adapters(
-    islands: Sequence[Topology], outer: Topology, nics: int | Sequence[int] | None, own: Sequence[Sequence[int]]
+    islands: Sequence[Topology], outer: Topology, nics: int | Sequence[int] | None, own: Sequence[Sequence[int]] | None
 ) -> list[int]:
     """Adapters of each island."""
     if nics is not None:
@@ -121,10 +126,10 @@ def _adapters(
         for count in wanted:
             checks.count("mixed: nics", count)
         choices = [wanted]
+    elif own is not None:
+        choices = [[len(each) for each in own]]
     else:
         choices = [[island.ranks for island in islands], [1] * len(islands)]
-        if all(own):
-            choices = [[len(each) for each in own]]
     for wanted in choices:
         if sum(wanted) == outer.ranks:
             return wanted

@@ -1,14 +1,16 @@
-"""Routers that know their fabric: a torus by dimension, a dragonfly by way of a third group."""
+"""Routers for a purpose: a torus by dimension, a dragonfly by way of a third group, paths laid by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..routing import Ecmp, Integers, below, cheapest, flow_hash, joined, walk
-from ..topology import Topology
+from ..errors import InputError
+from ..routing import Ecmp, Integers, below, cheapest, flow_hash, joined, walk, widened
+from ..topology import Router, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +100,78 @@ class Valiant:
             paths = np.full((len(source), found.shape[1]), -1, dtype=np.int64)
             paths[rows] = found
         return joined(paths, cheapest(topology, start, target, key))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explicit:
+    """Paths given by hand; all others, and those over failed links, as another router has them.
+
+    Built by `with_paths`.
+
+    Parameters
+    ----------
+    given : mapping
+        (source, target, flow), with flow None for all flows, to links.
+    otherwise : callable
+    """
+
+    given: Mapping[tuple[int, int, int | None], tuple[int, ...]] = field(repr=False)
+    otherwise: Router
+
+    def __call__(self, topology: Topology, source: Integers, target: Integers, flow: Integers) -> Integers:
+        """Paths of messages, see `Topology.paths`."""
+        paths = self.otherwise(topology, source, target, flow)
+        failed = set(np.flatnonzero(topology.failed).tolist())
+        for row, (a, b, label) in enumerate(zip(source.tolist(), target.tolist(), flow.tolist(), strict=True)):
+            links = self.given.get((a, b, label), self.given.get((a, b, None)))
+            if links is not None and failed.isdisjoint(links):
+                paths = widened(paths, len(links))
+                paths[row] = -1
+                paths[row, : len(links)] = links
+        return paths
+
+
+def with_paths(
+    topology: Topology, given: Mapping[tuple[int, int] | tuple[int, int, int], Sequence[str] | Sequence[int]]
+) -> Topology:
+    """Lay some paths of a topology by hand.
+
+    Parameters
+    ----------
+    topology : Topology
+        Its router serves all others.
+    given : mapping
+        (source, target) or (source, target, flow) to a path: names of vertices, both ends included, or
+        numbers of links. Between vertices joined by several cables, names mean the first.
+
+    Returns
+    -------
+    Topology
+
+    Raises
+    ------
+    InputError
+        A path with a vertex or link that does not exist, that does not lead from its source to its
+        target in one piece, or that comes by a vertex twice.
+    """
+    checked: dict[tuple[int, int, int | None], tuple[int, ...]] = {}
+    for key, path in given.items():
+        source, target, flow = (*key, None)[:3]
+        where = f"{topology.name}: path from {source} to {target}"
+        if any(isinstance(part, str) for part in path):
+            names = [str(part) for part in path]
+            links = [topology.link(a, b) for a, b in itertools.pairwise(names)]
+        else:
+            links = [int(part) for part in path]
+        if not all(0 <= link < topology.links for link in links):
+            raise InputError(f"{where}: link {max(links, key=abs)} does not exist (legal: 0 to {topology.links - 1})")
+        stops = [source, *(int(topology.target[link]) for link in links)]
+        for link, stop in zip(links, stops, strict=False):
+            if topology.source[link] != stop:
+                named = topology.vertices[stop] if 0 <= stop < len(topology.vertices) else f"vertex {stop}"
+                raise InputError(f"{where}: link {link} ({topology.link_name(link)}) does not start at {named}")
+        if stops[-1] != target or len(set(stops)) < len(stops):
+            passed = " ".join(topology.vertices[stop] for stop in stops)
+            raise InputError(f"{where}: it takes {passed} (legal: from source to target, no vertex twice)")
+        checked[source, target, flow] = tuple(links)
+    return topology.routed(Explicit(checked, topology.router))

@@ -83,14 +83,20 @@ def topology_bound(kind: str, size: float, topology: Topology, ranks: int | None
         m = int(inside[:n].sum())
         if not 0 < m < n:
             continue
-        out = np.unique(topology.resource[inside[topology.source] & ~inside[topology.target]])
-        if kind == "all_to_all":
-            crossing = m * (n - m) * size / n
-        elif kind == "all_reduce":
-            crossing = size  # the sum of one side must reach the other
-        else:
-            crossing = size * m / n  # a gather sends its parts out; a scatter's mirror image has the same
-        worst = max(worst, crossing / float(capacity[out].sum()))
+        # What must come out of this part, and into it: sums of one side, or parts of the other.
+        rest = n - m
+        crossing = {
+            "all_to_all": (m * rest / n, m * rest / n),
+            "all_reduce": (1.0, 1.0),
+            "all_gather": (m / n, rest / n),
+            "reduce_scatter": (rest / n, m / n),
+        }[kind]
+        for near, far, part in (
+            (topology.source, topology.target, crossing[0]),
+            (topology.target, topology.source, crossing[1]),
+        ):
+            over = np.unique(topology.resource[inside[near] & ~inside[far]])
+            worst = max(worst, part * size / float(capacity[over].sum()))
     full = [float(capacity[np.unique(topology.resource[topology.source == rank])].sum()) for rank in range(n)]
     return max(worst, wire_bound(kind, n, size, max(full)))
 

@@ -8,6 +8,7 @@ scan", Parallel Computing 35, 2009. A rank that has children in one tree is a le
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,8 @@ class DoubleBinaryTree(Algorithm):
         return depth
 
     def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
-        """Half of the data over every edge of a tree, each way it is used."""
-        return (size / 2,)
+        """Half of the data for every message a rank's port carries at once."""
+        return (width(kind, n) * size / 2,)
 
     def time(
         self,
@@ -124,9 +125,39 @@ class DoubleBinaryTree(Algorithm):
         chunks: int = CHUNKS,
         **options: Any,
     ) -> Any:
-        """``(passes ceil(log2 n) + chunks - 1) (latency + size / 2 / chunks / bandwidth)``, a link for each edge."""
+        """``(passes depth + chunks - 1) (latency + width size / 2 / chunks / bandwidth)``.
+
+        The depth is ``ceil(log2 n)``; the width is how many messages a rank sends or hears at once, which
+        share its port.
+        """
         self.require(kind)
         ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
         depth = np.ceil(np.log2(np.maximum(ranks, 1)))
         stages = (2 if kind == "all_reduce" else 1) * depth + chunks - 1
-        return settle(stages * (hop + whole / 2 / chunks / rate), ranks, base)
+        counts, place = np.unique(ranks, return_inverse=True)
+        widths = np.array([width(kind, int(count)) for count in counts])[place].reshape(ranks.shape)
+        return settle(stages * (hop + widths * whole / 2 / chunks / rate), ranks, base)
+
+
+@cache
+def width(kind: str, n: int) -> int:
+    """Most messages one rank sends, or hears, at once in both trees."""
+    if n == 1:
+        return 1
+    trees = [parents(n, second) for second in (False, True)]
+    if kind == "all_reduce":
+        # What a rank sends up to its parents and down to its children; it hears as much.
+        degree = [0] * n
+        for tree in trees:
+            for rank, parent in enumerate(tree):
+                if parent >= 0:
+                    degree[rank] += 1
+                    degree[parent] += 1
+        return max(degree)
+    # Both trees have the same root here: children in both, but at least one parent in each.
+    children = [0] * n
+    for tree in trees:
+        for parent in tree:
+            if parent >= 0:
+                children[(parent - tree.index(-1)) % n] += 1
+    return max(2, *children)

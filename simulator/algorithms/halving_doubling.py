@@ -1,8 +1,9 @@
 """Recursive halving and doubling: partners at growing distance exchange shrinking parts.
 
 R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH",
-2005, section 4.4. An all-reduce among a number of ranks that is no power of two first folds the
-ranks beyond one into others and hands them the result at the end.
+2005, sections 4.4 and 4.5. Where the number of ranks is no power of two, each rank beyond one hands what
+it has to a partner first and gets its result from it last. Partners meet: neither sends before both are
+through with the step before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...hardware.errors import InputError
 from . import register
 from .schedule import Algorithm, Send, floats, settle
 
@@ -32,7 +32,7 @@ class HalvingDoubling(Algorithm):
     rendezvous = True
 
     def blocks(self, kind: str, n: int, **options: Any) -> int:
-        """One per rank of the largest power of two."""
+        """One per rank; of an all-reduce one per rank of the largest power of two."""
         return int(_core(n)) if kind == "all_reduce" else n
 
     def rounds(
@@ -40,37 +40,46 @@ class HalvingDoubling(Algorithm):
     ) -> Iterator[list[Send]]:
         """Yield the sends of each round."""
         self.require(kind)
-        core = int(_core(n))
-        if kind != "all_reduce" and core != n:
-            raise InputError(f"halving_doubling {kind}: {n} ranks (legal: a power of two)")
-        for sends in self._all(kind, n, core):
+        for sends in self._all(kind, n, int(_core(n))):
             yield [send for send in sends if sources is None or send.source in sources]
 
     def _all(self, kind: str, n: int, core: int) -> Iterator[list[Send]]:
-        whole = tuple(range(core))
-        if n > core:
-            yield [Send(core + i, i, whole, True) for i in range(n - core)]
+        blocks = self.blocks(kind, n)
+        beyond = range(core, n)  # rank r among them has the partner r - core
         distances = [1 << bit for bit in range(core.bit_length() - 1)]
-        if kind in ("all_reduce", "reduce_scatter"):
+
+        def owned(rank: int, distance: int) -> tuple[int, ...]:
+            """Blocks of the group of `distance` ranks a rank is in, and of their partners beyond."""
+            first = rank // distance * distance
+            group = range(first, first + distance)
+            return (*group, *(r + core for r in group if r + core < blocks))
+
+        def others(rank: int) -> tuple[int, ...]:
+            return tuple(b for b in range(blocks) if b != rank)
+
+        if kind != "all_gather":
+            if n > core:
+                yield [Send(r, r - core, others(r), True) for r in beyond]
             for distance in reversed(distances):
                 # What the partner's half of the ranks will own; after it, only the own half matters.
-                yield [Send(i, i ^ distance, self._owned(i ^ distance, distance), True) for i in range(core)]
-        if kind in ("all_reduce", "all_gather"):
+                yield [Send(i, i ^ distance, owned(i ^ distance, distance), True) for i in range(core)]
+            if kind == "reduce_scatter" and n > core:
+                # A rank beyond kept its own contribution to its block.
+                yield [Send(r - core, r, (r,), True) for r in beyond]
+        if kind != "reduce_scatter":
+            if kind == "all_gather" and n > core:
+                yield [Send(r, r - core, (r,)) for r in beyond]
             for distance in distances:
-                yield [Send(i, i ^ distance, self._owned(i, distance)) for i in range(core)]
-        if n > core:
-            yield [Send(i, core + i, whole) for i in range(n - core)]
-
-    @staticmethod
-    def _owned(rank: int, distance: int) -> tuple[int, ...]:
-        """Blocks of the group of `distance` neighbours a rank is in."""
-        first = rank // distance * distance
-        return tuple(range(first, first + distance))
+                yield [Send(i, i ^ distance, owned(i, distance)) for i in range(core)]
+            if n > core:
+                yield [Send(r - core, r, others(r)) for r in beyond]
 
     def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
-        """``phases (m - 1) / m size``, and the whole once more where a rank beyond m is served."""
+        """``phases (m - 1) / m size``, and what a rank beyond m adds to its partner's port."""
         core = int(_core(n))
-        return ((2 if kind == "all_reduce" else 1) * (core - 1) / core * size + (size if n > core else 0.0),)
+        if kind == "all_reduce":
+            return (2 * (core - 1) / core * size + (size if n > core else 0.0),)
+        return ((float(_exchanged(n)) + (n - 1) * (n > core)) / n * size,)
 
     def time(
         self,
@@ -82,12 +91,31 @@ class HalvingDoubling(Algorithm):
         base: ArrayLike = 0.0,
         **options: Any,
     ) -> Any:
-        """``phases (log2 m latency + (m - 1) / m size / bandwidth)``, m the power of two; two whole sends for more."""
+        """``phases (log2 m latency + (m - 1) / m size / bandwidth)``, m the power of two, and two messages for more.
+
+        Of a gather or scatter, rank 0 also carries the blocks of the ranks beyond m.
+        """
         self.require(kind)
         ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
         core = _core(ranks)
-        if kind != "all_reduce" and np.any(core != ranks):
-            raise InputError(f"halving_doubling {kind}: {n} ranks (legal: powers of two)")
-        phases = 2 if kind == "all_reduce" else 1
-        time = phases * (np.log2(core) * hop + (core - 1) / core * whole / rate)
-        return settle(time + np.where(core < ranks, 2 * (hop + whole / rate), 0.0), ranks, base)
+        more = core < ranks
+        if kind == "all_reduce":
+            return settle(
+                2 * (np.log2(core) * hop + (core - 1) / core * whole / rate)
+                + np.where(more, 2 * (hop + whole / rate), 0),
+                ranks,
+                base,
+            )
+        share = _exchanged(ranks) / ranks + more
+        return settle((np.log2(core) + 2 * more) * hop + share * whole / rate, ranks, base)
+
+
+def _exchanged(n: Any) -> Any:
+    """Blocks that rank 0 sends in all doublings, or hears in all halvings."""
+    ranks = np.asarray(n, float)
+    core = _core(ranks)
+    found = np.zeros(ranks.shape)
+    for bit in range(int(np.log2(np.max(core)))):
+        group = 2.0**bit
+        found = found + np.where(group < core, group + np.minimum(group, ranks - core), 0.0)
+    return found

@@ -13,13 +13,15 @@ from .schedule import Algorithm, Send, floats, settle
 
 CHUNKS = 8  # parts that follow one another up and down
 
+WHOLE = ("all_reduce", "broadcast", "reduce")  # kinds of which both ways carry all of the data
+
 
 @register
 class InSwitch(Algorithm):
     """Chunks go up while earlier ones come down; each port carries the data once per direction."""
 
     name = "in_switch"
-    kinds = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
+    kinds = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce")
 
     def blocks(self, kind: str, n: int, chunks: int = CHUNKS, **options: Any) -> int:
         """`chunks` of the whole, or of each rank's part."""
@@ -43,13 +45,13 @@ class InSwitch(Algorithm):
             if step < chunks:
                 for rank in range(n) if kind != "broadcast" else (root,):
                     # A rank sends its part of a gather, of a scatter what everybody is to have.
-                    up = [step] if kind in ("all_reduce", "broadcast") else [
+                    up = [step] if kind in WHOLE else [
                         part * chunks + step for part in ([rank] if kind == "all_gather" else range(n))
                     ]  # fmt: skip
-                    sends.append(Send(rank, n, tuple(up), kind in ("all_reduce", "reduce_scatter")))
+                    sends.append(Send(rank, n, tuple(up), kind in ("all_reduce", "reduce_scatter", "reduce")))
             if step:
-                for rank in range(n):
-                    down = [step - 1] if kind in ("all_reduce", "broadcast") else [
+                for rank in range(n) if kind != "reduce" else (root,):
+                    down = [step - 1] if kind in WHOLE else [
                         part * chunks + step - 1 for part in ([rank] if kind == "reduce_scatter" else range(n))
                     ]  # fmt: skip
                     sends.append(Send(n, rank, tuple(down), False, rank))
@@ -74,5 +76,5 @@ class InSwitch(Algorithm):
         self.require(kind)
         ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
         full = hop + whole / chunks / rate
-        short = full if kind in ("all_reduce", "broadcast") else hop + whole / ranks / chunks / rate
+        short = full if kind in WHOLE else hop + whole / ranks / chunks / rate
         return settle(chunks * np.maximum(full, short) + np.minimum(full, short), ranks, base)

@@ -36,22 +36,43 @@ class TopologyRoutes:
     topology : Topology
     ranks : sequence of int, optional
         Device of each member; default the first devices in order.
+    switch : str, optional
+        Name of the switch that takes part, joined to every member.
     """
 
-    def __init__(self, program: Program, topology: Topology, ranks: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, program: Program, topology: Topology, ranks: Sequence[int] | None = None, switch: str | None = None
+    ) -> None:
         self.topology = topology
         self.names = network_resources(program, topology)
+        self.switch = switch
         self.ranks = None if ranks is None else np.asarray(ranks, np.int64)
         self._known: dict[tuple[int, int, int], tuple[Route, float]] = {}
 
     def __call__(self, source: int, target: int, channel: int) -> tuple[Route, float]:
         """What a message loads, and the latency of its way [s]."""
         key = (source, target, channel)
+        if key not in self._known and self._is_switch(source, target):
+            here = self._vertex(source), self._vertex(target)
+            link = self.topology.link(*here)
+            self._known[key] = (self.names[int(self.topology.resource[link])],), float(self.topology.latency[link])
         if key not in self._known:
             path = self._paths(np.array([source]), np.array([target]), channel)
             names = tuple(self.names[int(r)] for r in self.topology.resources(path)[0] if r >= 0)
             self._known[key] = names, float(self.topology.path_latency(path)[0])
         return self._known[key]
+
+    def _is_switch(self, source: int, target: int) -> bool:
+        members = self.topology.ranks if self.ranks is None else len(self.ranks)
+        return self.switch is not None and members in (source, target)
+
+    def _vertex(self, rank: int) -> str:
+        """Name of a member's vertex, or of the switch."""
+        members = range(self.topology.ranks) if self.ranks is None else self.ranks
+        if rank == len(members):
+            assert self.switch is not None
+            return self.switch
+        return self.topology.vertices[int(members[rank])]
 
     def loads(self, distance: int, channel: int, n: int) -> dict[str, float]:
         """How many of the messages from every rank to the one `distance` further load each resource."""
@@ -186,6 +207,7 @@ def _unfolded(
     begun = [tuple(tasks) for tasks in after] or [()] * n
     # Which tasks a rank's copy of a block waits for: those that last wrote it; rank n is a switch.
     written: list[dict[int, tuple[int, ...]]] = [{} for _ in range(n + 1)]
+    latest: list[list[int]] = [[] for _ in range(n + 1)]  # by rank, the messages of the last round it was part of
     last: list[dict[int, int]] = [{} for _ in range(n + 1)]  # by rank and channel, the last message sent
     demands: dict[tuple[tuple[int, int, int], float], tuple[dict[str, float], float | None]] = {}
     for sends in algorithm.rounds(kind, n, root, **options):
@@ -200,8 +222,7 @@ def _unfolded(
                 {task for b in blocks for task in before.get(b, ())} if len(blocks) > 1 else before.get(blocks[0], ())
             )
             if algorithm.rendezvous:
-                there = written[target]
-                waits = {*waits, *(task for b in blocks for task in there.get(b, ()))}
+                waits = {*latest[source], *latest[target]}
             first = channel not in last[source]
             if first and source < n and begun[source]:
                 waits = {*waits, *begun[source]}
@@ -225,11 +246,22 @@ def _unfolded(
             )
             last[source][channel] = task
             done.append((task, target, blocks, reduces))
+        if algorithm.rendezvous:
+            _meet(latest, [(task, program.tasks[task].rank, target) for task, target, _, _ in done])
         for task, target, blocks, reduces in done:
             mine = written[target]
             for b in blocks:
                 mine[b] = (*mine.get(b, ()), task) if reduces else (task,)
     return [_ends(last[rank], written[rank], begun[rank]) for rank in range(n)]
+
+
+def _meet(latest: list[list[int]], messages: Sequence[tuple[int, int, int]]) -> None:
+    """Note for both ends of each message of a round that it was their last."""
+    for rank in {end for _, *ends in messages for end in ends}:
+        latest[rank] = []
+    for task, source, target in messages:
+        latest[source].append(task)
+        latest[target].append(task)
 
 
 def _ends(last: Mapping[int, int], written: Mapping[int, tuple[int, ...]], begun: tuple[int, ...]) -> tuple[int, ...]:

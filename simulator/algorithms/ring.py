@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from . import register
@@ -135,11 +134,11 @@ class BidirectionalRing(Algorithm):
         base: ArrayLike = 0.0,
         **options: Any,
     ) -> Any:
-        """Time of a ring with half the bytes; `bandwidth` is of each of a rank's two links."""
+        """Time of a ring; `bandwidth` is of a rank's two links together, each of which has half the bytes."""
         self.require(kind)
         formula = {
             "all_reduce": all_reduce_time,
             "all_gather": all_gather_time,
             "reduce_scatter": reduce_scatter_time,
         }[kind]
-        return formula(n, np.asarray(size, float) / 2, bandwidth, latency, base)
+        return formula(n, size, bandwidth, latency, base)

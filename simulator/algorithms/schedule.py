@@ -57,7 +57,7 @@ class Algorithm(ABC):
     chained : bool
         Whether each round sends what the round before brought.
     rendezvous : bool
-        Whether a message also waits for what its target is still to receive of the same blocks.
+        Whether a message waits until both its ends are through with the last round they were part of.
     """
 
     name: ClassVar[str]
@@ -97,7 +97,7 @@ class Algorithm(ABC):
         size : array_like of float
             Bytes, by the convention of nccl-tests.
         bandwidth : array_like of float
-            Of a rank's port, or of each link where a rank has several, per direction [B/s].
+            Of all of a rank's ports together, per direction [B/s]; of a torus, of one link.
         latency : array_like of float
             Of one message [s].
         base : array_like of float

@@ -137,3 +137,73 @@ def test_mistakes_are_one_line_and_exit_2(folder, name):
     assert lines[0].startswith("error: ")
     for word in words:
         assert word in lines[0]
+
+
+def test_collective_prints_what_nccl_tests_would(folder):
+    done = commlens("collective", "--cluster", "dgx-h100", "--sizes", "64MiB", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["sizes"]
+    assert row["bus_bandwidth"] == pytest.approx(row["size"] / row["time_s"] * 2 * 7 / 8)
+    every = commlens("collective", "--cluster", "dgx-h100", "--sizes", "1KiB:1GiB", "--every", cwd=folder)
+    assert every.stdout.count("in-switch") == 11
+    pinned = commlens("collective", "--cluster", "dgx-h100", "--sizes", "1GiB", "--algorithm", "ring", cwd=folder)
+    assert "ring" in pinned.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--op", "all_shuffle"], "legal: all_reduce"),
+        (["--sizes", "2GiB:1GiB"], "--sizes"),
+        (["--ranks", "9"], "legal: 1 to 8"),
+        (["--algorithm", "rign"], "legal: ring"),
+    ],
+)
+def test_collective_refuses_in_one_line(folder, arguments, words):
+    done = commlens("collective", "--cluster", "dgx-h100", *arguments, cwd=folder)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+LOG = """# nThread 1 nGpus 4 minBytes 1024 maxBytes 1073741824 step: 2(factor) warmup iters: 5 iters: 20
+# Collective test starting: all_reduce_perf
+#       size         count      type   redop    root     time   algbw   busbw #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)
+"""
+
+
+def test_calibrate_writes_a_profile_and_names_a_damaged_line(folder):
+    lines = []
+    for k in range(10, 31):
+        size = 2**k
+        time = 12 + 6 * size / 4 / 100e3 if k < 21 else 25 + 6 * size / 4 / 200e3
+        rate = size / time / 1e3
+        lines.append(f"{size:12} {size // 4:12} float sum -1 {time:9.2f} {rate:7.2f} {1.5 * rate:7.2f} 0")
+    (folder / "good.txt").write_text(LOG + "\n".join(lines) + "\n")
+    done = commlens("calibrate", "collectives", "good.txt", "--out", "mine.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Break-points" in done.stdout
+    used = commlens(
+        "collective", "--cluster", "{preset: dgx-a100, link: {profile: mine.yaml}}", "--ranks", "4",
+        "--sizes", "1GiB", "--json", cwd=folder,
+    )  # fmt: skip
+    assert json.loads(used.stdout)["sizes"][0]["time_s"] == pytest.approx(1e-6 * (25 + 6 * 2**28 / 200e3), rel=0.05)
+    lines[3] = lines[3].replace("float", "float flaot")
+    (folder / "bad.txt").write_text(LOG + "\n".join(lines) + "\n")
+    done = commlens("calibrate", "collectives", "bad.txt", cwd=folder)
+    assert done.returncode == 2
+    assert "bad.txt: line 8" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_topology_shows_a_cluster_and_draws_it(folder):
+    done = commlens("topology", "l40s-pcie", "--plot", "box.png", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "8 devices" in done.stdout
+    assert (folder / "box.png").stat().st_size > 5000
+    parts = json.loads(commlens("topology", "dgx-h100", "--json", cwd=folder).stdout)
+    assert parts["ranks"] == 8
+    assert len(parts["links"]) == 16
+    (folder / "torn.xml").write_text("<system version='1'><cpu")
+    assert "torn.xml" in commlens("topology", "torn.xml", cwd=folder).stderr

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commlens.hardware import InputError
+from commlens.hardware.fabrics import switch
 from commlens.simulator import Program, critical_path_time, run
 from commlens.simulator.algorithms import KINDS, algorithm, algorithm_names
 from commlens.simulator.algorithms.bounds import wire_bound
-from commlens.simulator.algorithms.lowering import lower
+from commlens.simulator.algorithms.double_binary_tree import width
+from commlens.simulator.algorithms.lowering import TopologyRoutes, lower
 from commlens.simulator.algorithms.schedule import execute, goal
 
 BANDWIDTH, OUTER, ALPHA, OUTER_ALPHA, SIZE = 1e11, 3e10, 2e-6, 7e-6, 3e7
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17)
-POWERS = ("all_gather", "reduce_scatter")  # kinds halving and doubling does for powers of two only
 
 
 def factors(n):
@@ -46,7 +47,6 @@ CASES = [
     for kind in algorithm(name).kinds
     for n in COUNTS
     for options in options_of(name, n)
-    if not (name == "halving_doubling" and kind in POWERS and n & (n - 1))
 ]
 
 
@@ -61,10 +61,10 @@ def fabric(program, name, n, options):
         return program.resource(text, bandwidth)
 
     def routes(source, target, channel):
-        if name == "double_binary_tree":  # a link for each edge of each tree
-            return (port(f"{source}>{target} {channel % 2}"),), 0.0
-        if name in ("torus", "bidirectional_ring"):  # a link for each neighbour
+        if name == "torus":  # a link for each neighbour
             return (port(f"{source}>{target} {channel}"),), 0.0
+        if name == "bidirectional_ring":  # two links that share a rank's bandwidth
+            return (port(f"{source}>{target} {channel}", BANDWIDTH / 2),), 0.0
         if name == "in_switch":
             return (port(f"up{source}" if target == n else f"down{target}"),), 0.0
         if name.startswith("hierarchical") and channel == 1:
@@ -76,9 +76,10 @@ def fabric(program, name, n, options):
 
 def lowered(name, kind, n, options, size=SIZE, **more):
     program = Program(f"{name} {kind}")
-    ends = lower(
-        program, algorithm(name), kind, n, size, fabric(program, name, n, options), latency=ALPHA, **options, **more
-    )
+    # Messages that meet at a port of a tree each have their part of it.
+    alone = {"bandwidth": BANDWIDTH / width(kind, n)} if name == "double_binary_tree" else {}
+    routes = fabric(program, name, n, options)
+    ends = lower(program, algorithm(name), kind, n, size, routes, latency=ALPHA, **options, **more, **alone)
     return program, ends
 
 
@@ -106,8 +107,8 @@ def test_simulated_time_is_the_closed_form(name, kind, n, options):
     assert last == pytest.approx(expected, rel=1e-9)
     assert critical_path_time(program) <= expected * (1 + 1e-9)
     in_switch = name == "in_switch"
-    neighbours = {"torus": 2 * len(options.get("shape", ())), "bidirectional_ring": 2, "double_binary_tree": 2 * n}
-    assert expected >= wire_bound(kind, n, SIZE, BANDWIDTH * neighbours.get(name, 1), in_switch) * (1 - 1e-9)
+    ports = len(options["shape"]) if name == "torus" else 1
+    assert expected >= wire_bound(kind, n, SIZE, BANDWIDTH * ports, in_switch) * (1 - 1e-9)
 
 
 @pytest.mark.parametrize(("name", "kind", "n", "options"), CASES, ids=label)
@@ -181,8 +182,6 @@ def test_any_number_of_ranks_and_any_size(data):
     name = data.draw(st.sampled_from(algorithm_names()))
     kind = data.draw(st.sampled_from(algorithm(name).kinds))
     n = data.draw(st.integers(2, 40))
-    if name == "halving_doubling" and kind in POWERS:
-        n = 1 << (n.bit_length() - 1)
     options = data.draw(st.sampled_from(options_of(name, n)))
     size = data.draw(st.floats(1, 1e10))
     held = execute(algorithm(name), kind, n, **options)
@@ -257,6 +256,16 @@ def test_two_collectives_share_a_link():
         return run(program).end.max()
 
     assert play(True) == pytest.approx(2 * play(False), rel=1e-9)
+
+
+def test_the_switch_of_a_fabric_takes_part():
+    fabric = switch(8, BANDWIDTH, ALPHA)
+    for kind in algorithm("in_switch").kinds:
+        program = Program(kind)
+        routes = TopologyRoutes(program, fabric, switch="switch0")
+        lower(program, algorithm("in_switch"), kind, 8, SIZE, routes)
+        expected = algorithm("in_switch").time(kind, 8, SIZE, BANDWIDTH, ALPHA)
+        assert run(program).end.max() == pytest.approx(expected, rel=1e-9)
 
 
 def test_product_of_extents():

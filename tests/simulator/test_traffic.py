@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commlens import InputError
-from commlens.hardware.topology import Topology, Wiring
+from commlens.hardware.topology import Topology
+from commlens.hardware.wiring import Wiring
 from commlens.simulator.placement import divided_bandwidth, ecmp_paths, planned_paths, rehashed_paths
 from commlens.simulator.traffic import RingJob, link_loads, measure, ring_connections
 
