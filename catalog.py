@@ -127,3 +127,32 @@ def software() -> None:
             ]
         )
     )
+
+
+@catalog.command()
+def profiles() -> None:
+    """Print shipped profiles of collectives."""
+    import pandas as pd
+
+    from .hardware import load_profile, profile_names
+    from .hardware.units import format_rate
+
+    known = [load_profile(name) for name in profile_names()]
+    show(
+        pd.DataFrame(
+            [
+                {
+                    "profile": p.name,
+                    "call (us)": 1e6 * p.low.base,
+                    "hop (us)": 1e6 * p.low.hop,
+                    "ring": format_rate(p.bulk.efficiency * (p.link_bandwidth or 0.0)),
+                    "of": format_rate(p.link_bandwidth or 0.0),
+                    "in switch": "-"
+                    if p.in_switch is None
+                    else format_rate(p.in_switch.efficiency * (p.link_bandwidth or 0.0)),
+                    "held-out error": ", ".join(f"{key} {value:.1%}" for key, value in p.error.items()),
+                }
+                for p in known
+            ]
+        )
+    )
