@@ -44,6 +44,8 @@ class Cluster:
         A node's fabric as a kind of `hardware.fabrics` and its options, such as what a machine printed.
     network : Mapping or None
         The same of the network between all adapters; None for one switch that never blocks.
+    pin : Mapping
+        Algorithm of each kind of collective that is not left to the library.
     p2p : bool
         Whether devices of a node reach each other directly; without, whatever the fabric, traffic
         takes the adapters (NCCL_P2P_DISABLE with GPUDirect RDMA) and `link` describes those.
@@ -62,6 +64,7 @@ class Cluster:
     uplink: float | None = None
     node: Mapping[str, Any] | None = field(default=None, hash=False)
     network: Mapping[str, Any] | None = field(default=None, hash=False)
+    pin: Mapping[str, str] = field(default_factory=dict, hash=False)
     p2p: bool = True
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 

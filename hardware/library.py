@@ -195,6 +195,7 @@ def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
         file.uplink,
         file.fabric if isinstance(file.fabric, dict) else None,
         None if file.network is None else file.network.model_dump(exclude_none=True),
+        file.pin,
         file.p2p,
         sources,
     )

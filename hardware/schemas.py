@@ -161,6 +161,7 @@ class ClusterFile(Strict):
     devices_per_switch: Annotated[int, Field(ge=1, le=1024)] | None = None
     uplink: Rate | None = None
     network: NetworkFile | None = None
+    pin: dict[str, str] = Field(default_factory=dict)
     link: str | dict[str, Any]
     nic: str | dict[str, Any] | None = None
     switch_reduction: SwitchReductionFile | None = None

@@ -1,31 +1,24 @@
-"""What a collective costs among given ranks of a cluster, and which algorithm a library takes.
+"""Which algorithm a communication library takes among given ranks of a cluster, and what that costs.
 
-Every algorithm the fabric allows is costed in each protocol and one is taken, as communication
-libraries do. The protocols' numbers come from the link's profile (`hardware.profile`), the closed
-forms from `algorithms`. All times take one size or an array of sizes.
-
-Among nodes a ring runs through all ranks, with as many rails as a node has adapters. A tree, or the
-switches of the nodes with a tree between them, crosses the network once per node instead of once per
-rank; its two levels are taken one after the other, as published runs over two and four nodes have it.
+Every algorithm the fabric allows is costed in each protocol (`costs`) and one is taken, as libraries do:
+within an algorithm the bulk protocol by the library's own table, of the algorithms the fastest. A
+cluster or a caller may pin one instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import log2
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..hardware.errors import InputError
-from .algorithms.ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
+from .algorithms import KINDS, algorithm, algorithm_names
+from .algorithms.ring_times import reduce_scatter_time
+from .costs import BULK, LOW, FabricCosts
 
 if TYPE_CHECKING:
-    from ..hardware import Cluster, Protocol
-
-KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "send_recv")
-_FORMULAS = {"all_reduce": all_reduce_time, "reduce_scatter": reduce_scatter_time, "all_gather": all_gather_time}
-BULK, LOW = "bulk", "low latency"
+    from ..hardware import Cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ class Collective:
     channels: int
 
 
-class Communicator:
+class Communicator(FabricCosts):
     """Collectives among the first `size` ranks of a cluster, filled node by node.
 
     Parameters
@@ -71,13 +64,7 @@ class Communicator:
     """
 
     def __init__(self, cluster: Cluster, size: int):
-        self.cluster, self.size = cluster, size
-        self.local = min(size, cluster.devices_per_node)
-        self.nodes = -(-size // cluster.devices_per_node)
-        self._shares = {everyone: cluster.share(self.local, everyone) for everyone in (False, True)}
-        network = {everyone: self._network(everyone) for everyone in (False, True)}
-        self._outside = {everyone: share for everyone, (share, _) in network.items()}
-        self._way = {everyone: latency for everyone, (_, latency) in network.items()}
+        super().__init__(cluster, size)
         self._known: dict[tuple[str, float], Collective] = {}
 
     def all_reduce(self, size: float) -> Collective:
@@ -96,8 +83,17 @@ class Communicator:
         """Every rank sends a part of its `size` bytes to every rank, itself included."""
         return self.collective("all_to_all", size)
 
-    def collective(self, kind: str, size: float, algorithm: str | None = None) -> Collective:
+    def collective(self, kind: str, size: float, pinned: str | None = None) -> Collective:
         """What the library does with `size` bytes, or what a pinned algorithm does.
+
+        Parameters
+        ----------
+        kind : str
+        size : float
+            Bytes.
+        pinned : str, optional
+            Algorithm: one of `options`, or of `algorithms` at the rates and latencies of this fabric; default what
+            the cluster pins, else the library's choice.
 
         Raises
         ------
@@ -106,8 +102,9 @@ class Communicator:
         """
         if self.size == 1 or size == 0:
             return Collective(kind, "none", "none", 0.0, 0.0, 0.0, 0.0, 0)
-        if algorithm is not None:
-            return self._priced(kind, algorithm, *self._pinned(kind, algorithm, size), size)
+        pinned = self.cluster.pin.get(kind) if pinned is None else pinned
+        if pinned is not None:
+            return self._priced(kind, pinned, *self._pinned(kind, pinned, size), size)
         if (kind, size) not in self._known:
             options = self.options(kind, size)
             choice = int(self._choice(options))
@@ -148,28 +145,13 @@ class Communicator:
         if kind not in KINDS:
             raise InputError(f"collective: {kind!r} (legal: {', '.join(KINDS)})")
         if kind in ("all_to_all", "send_recv"):
-            return [("direct", name, self._exchange(kind, size, name)) for name in (LOW, BULK)]
-        options = [("ring", name, self._ring(kind, size, name)) for name in (LOW, BULK)]
+            return [("direct", name, self.exchange(kind, size, name)) for name in (LOW, BULK)]
+        options = [("ring", name, self.ring(kind, size, name)) for name in (LOW, BULK)]
         if self.nodes > 1 and kind == "all_reduce":
-            options.append(("tree", BULK, self._tree(size)))
-        if kind == "all_reduce" and self._switch_reduces():
-            options.append(("in-switch", BULK, self._in_switch(size)))
+            options.append(("tree", BULK, self.tree(size)))
+        if kind == "all_reduce" and self.switch_reduces():
+            options.append(("in-switch", BULK, self.in_switch(size)))
         return options
-
-    def ring_bandwidth(self, protocol: str = BULK) -> float:
-        """Payload bandwidth of a ring through the group, per rank and direction [B/s]."""
-        bandwidth = self._rate(self._inside(protocol))
-        if self.nodes > 1 and self.cluster.nic is not None:
-            rails = self.local if protocol == BULK else 1  # small messages use one channel
-            bandwidth = min(bandwidth, rails * self._adapter_rate(self._across(protocol)))
-        return bandwidth
-
-    def hop_latency(self, protocol: str = BULK) -> float:
-        """Mean latency of one ring hop [s]: `nodes` of the ring's `size` hops cross the network."""
-        inside = self._inside(protocol).hop
-        if self.nodes == 1 or self.cluster.nic is None:
-            return inside
-        return inside + (self._across(protocol).hop - inside) * self.nodes / self.size
 
     def near_memory_reduce_scatter(self, size: float) -> Collective:
         """Reduce-scatter whose additions happen in the destination's memory.
@@ -191,8 +173,8 @@ class Communicator:
         bias = self.cluster.link.profile.bulk_bias
         chosen: Any = 0
         best: Any = np.inf
-        for index, (algorithm, protocol, time) in enumerate(options):
-            rivals = [t for a, p, t in options if a == algorithm and p != protocol]
+        for index, (name, protocol, time) in enumerate(options):
+            rivals = [t for a, p, t in options if a == name and p != protocol]
             taken: Any = True
             if rivals:
                 taken = time < bias * rivals[0] if protocol == BULK else rivals[0] >= bias * time
@@ -200,113 +182,10 @@ class Communicator:
             chosen, best = np.where(better, index, chosen), np.where(better, time, best)
         return chosen
 
-    def _inside(self, protocol: str) -> Protocol:
-        profile = self.cluster.link.profile
-        return profile.bulk if protocol == BULK else profile.low
-
-    def _across(self, protocol: str) -> Protocol:
-        assert self.cluster.nic is not None
-        profile = self.cluster.nic.profile
-        found = profile.bulk if protocol == BULK else profile.low
-        return replace(found, hop=found.hop + self._way[False])
-
-    def _network(self, everyone: bool) -> tuple[float, float]:
-        """Part of the adapters' bandwidth the network has room for, and what its ways take [s]."""
-        cluster = self.cluster
-        if cluster.network is None or cluster.nic is None or self.nodes == 1:
-            return 1.0, 0.0
-        from .network import mean_latency, share
-
-        queue_pairs, seed = cluster.network.get("queue_pairs"), cluster.network.get("seed", 0)
-        topology, local = cluster.network_topology(), cluster.devices_per_node
-        return (
-            share(topology, cluster.nic.bandwidth, local, self.size, everyone, queue_pairs, seed),
-            mean_latency(topology, local, self.size, everyone),
-        )
-
-    def _adapter_rate(self, protocol: Protocol, everyone: bool = False) -> float:
-        """Payload rate of an adapter [B/s]."""
-        assert self.cluster.nic is not None
-        return self.cluster.nic.bandwidth * protocol.efficiency * self._outside[everyone]
-
-    def _rate(self, inside: Protocol, everyone: bool = False) -> float:
-        """Payload rate of a rank inside its node [B/s]."""
-        return self.cluster.link.bandwidth * inside.efficiency * self._shares[everyone]
-
-    def _ring(self, kind: str, size: Any, protocol: str) -> Any:
-        n, chunk = self.size, size / self.size
-        inside, bandwidth = self._inside(protocol), self.ring_bandwidth(protocol)
-        base = inside.base + inside.copy * chunk / self._rate(inside)
-        if self.cluster.link.final_pass and kind not in ("all_gather", "broadcast"):
-            device = self.cluster.device
-            base = base + 3 * chunk / (device.memory_bandwidth * device.memory_efficiency)
-        if kind in ("broadcast", "reduce"):  # the whole buffer streams through all ranks
-            return base + (n - 1) * self.hop_latency(protocol) + size / bandwidth
-        return _FORMULAS[kind](n, size, bandwidth, self.hop_latency(protocol), base)
-
-    def _tree(self, size: Any) -> Any:
-        """Chains inside the nodes, then a double binary tree between them."""
-        inside, across = self._inside(BULK), self._across(BULK)
-        levels = log2(self.nodes)
-        latency = 2 * ((self.local - 1) * inside.hop + levels * across.hop)
-        within = 2 * size * (self.local - 1) / self.local / self._rate(inside)
-        return inside.base + latency + within + self._between(size)
-
-    def _between(self, size: Any) -> Any:
-        """Time of an all-reduce's bytes on the adapters when every node is one member."""
-        share = 2 * (self.nodes - 1) / self.nodes * size / self.local
-        return share / self._adapter_rate(self._across(BULK))
-
-    def _switch_reduces(self) -> bool:
-        switch = self.cluster.switch_reduction
-        if switch is None:
-            return False
-        return self.local >= (switch.min_ranks if self.cluster.p2p else switch.min_ranks_without_p2p)
-
-    def _in_switch(self, size: Any) -> Any:
-        """Reduction in the switch of every node, parts exchanged over the adapters between nodes."""
-        cluster, switch = self.cluster, self.cluster.switch_reduction
-        assert switch is not None
-        time = size / (switch.bandwidth * switch.efficiency)
-        base = switch.base
-        if not cluster.p2p and cluster.nic is not None:
-            # Peers hand over to one another through the NIC.
-            base += (self.local - 1) * self._across(BULK).hop
-        if self.nodes > 1:
-            base += 2 * log2(self.nodes) * self._across(BULK).hop
-            time = time + self._between(size)
-        return base + time
-
-    def _exchange(self, kind: str, size: Any, protocol: str) -> Any:
-        """All peers at once: `size` bytes leave a rank, less its own part."""
-        n, cluster = self.size, self.cluster
-        inside, across = self._exchanging(protocol)
-        rate = self._rate(inside, everyone=kind == "all_to_all")
-        if kind == "send_recv":
-            if across is not None and cluster.nic is not None:
-                return across.base + across.hop + size / self._adapter_rate(across)
-            return inside.base + inside.hop + size / rate
-        chunk = size / n
-        time = (self.local - 1 + inside.copy) * chunk / rate
-        base = inside.base + (self.local - 1) * inside.hop
-        if across is not None and cluster.nic is not None:
-            # Every rank has an adapter of its own, busy beside the links.
-            time = np.maximum(time, (n - self.local) * chunk / self._adapter_rate(across, everyone=True))
-            base = max(base, across.base + (n - self.local) * across.hop)
-        return base + time
-
-    def _exchanging(self, protocol: str) -> tuple[Protocol, Protocol | None]:
-        """Protocols of an exchange inside and, where there are several nodes, between nodes."""
-        profiles = [self.cluster.link.profile]
-        if self.nodes > 1 and self.cluster.nic is not None:
-            profiles.append(self.cluster.nic.profile)
-        found = [profile.exchange_bulk if protocol == BULK else profile.exchange_low for profile in profiles]
-        return found[0], replace(found[1], base=found[1].base + self._way[True]) if len(found) > 1 else None
-
     def _priced(self, kind: str, algorithm: str, protocol: str, time: float, size: float) -> Collective:
         """The collective with what it does to links and memory."""
         n, chunk = self.size, size / self.size
-        part = self._exchanging(protocol)[0] if algorithm == "direct" else self._inside(protocol)
+        part = self.exchanging(protocol)[0] if algorithm == "direct" else self.inside(protocol)
         channels = self.cluster.link.channels if part.channels is None else part.channels
         if algorithm == "in-switch":
             return Collective(kind, algorithm, protocol, time, size, 2 * size, size, channels)
@@ -322,12 +201,41 @@ class Communicator:
         read = reads.get(kind, size)
         return Collective(kind, algorithm, protocol, time, sent, read + writes.get(kind, size), read, channels)
 
-    def _pinned(self, kind: str, algorithm: str, size: float) -> tuple[str, float]:
+    def _pinned(self, kind: str, name: str, size: Any) -> tuple[str, Any]:
         """(protocol, time) of an algorithm the user wants."""
         options = self.options(kind, size)
-        mine = [option for option in options if option[0] == algorithm]
+        mine = [option for option in options if option[0] == name]
         if not mine:
-            legal = ", ".join(dict.fromkeys(name for name, _, _ in options))
-            raise InputError(f"{kind} among {self.size} ranks: no algorithm {algorithm!r} (legal: {legal})")
+            mine = self._others(kind, name, size)
+        if not mine:
+            legal = dict.fromkeys([*(option[0] for option in options), *self._runnable(kind)])
+            raise InputError(f"{kind} among {self.size} ranks: no algorithm {name!r} (legal: {', '.join(legal)})")
         _, protocol, time = mine[int(self._choice(mine))]
         return protocol, float(time)
+
+    def _runnable(self, kind: str) -> list[str]:
+        """Algorithms beyond the library's that need nothing but a port for each rank."""
+        return [name for name in algorithm_names(kind) if name not in ("ring", "in_switch", "torus")]
+
+    def _others(self, kind: str, name: str, size: Any) -> list[tuple[str, str, Any]]:
+        """An algorithm the library does not have, in both protocols."""
+        if name not in self._runnable(kind):
+            return []
+        across = self.nodes > 1 and self.cluster.nic is not None
+        found = []
+        for protocol in (LOW, BULK):
+            inside = self.inside(protocol)
+            everyone = kind == "all_to_all" or name == "direct"
+            rate, hop, options = self.rate(inside, everyone), inside.hop, {}
+            if across:
+                outer = self.across(protocol)
+                outer_rate = self.adapter_rate(outer, everyone)
+                if name.startswith("hierarchical"):
+                    options = {"outer_bandwidth": outer_rate, "outer_latency": outer.hop}
+                else:  # its messages go to any rank, so the adapters carry nearly all of them
+                    rate, hop = min(rate, outer_rate), outer.hop
+            if name.startswith("hierarchical"):
+                options["local"] = self.local
+            time = algorithm(name).time(kind, self.size, size, rate, hop, inside.base, **options)
+            found.append((name, protocol, time))
+        return found

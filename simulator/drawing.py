@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ def draw_topology(topology: Topology, load: NDArray[np.float64] | None = None) -
             row.sort(key=lambda name: want[name])
             for i, name in enumerate(row):
                 place[name] = (i + 0.5) / len(row) * topology.ranks - 0.5
-        position = {name: (place[name], float(level[name])) for name in graph}
+        position: Any = {name: (place[name], float(level[name])) for name in graph}
     else:
         position = networkx.circular_layout(graph)
     figure = Figure(figsize=(max(5.0, min(16.0, 0.45 * topology.ranks)), 4.5), layout="constrained")
@@ -57,7 +57,7 @@ def draw_topology(topology: Topology, load: NDArray[np.float64] | None = None) -
     fastest = float(topology.bandwidth.max())
     edges = list(graph.edges(data=True))
     widths = [0.4 + 2.2 * data["bandwidth"] / fastest for _, _, data in edges]
-    colour: list[float] | str = "0.65"
+    colour: Any = "0.65"
     if load is not None:
         index = {name: number for number, name in enumerate(topology.vertices)}
         known: dict[tuple[int, int], float] = {}
@@ -66,9 +66,10 @@ def draw_topology(topology: Topology, load: NDArray[np.float64] | None = None) -
             pair = (min(ends), max(ends))
             known[pair] = max(known.get(pair, 0.0), float(load[topology.resource[link]]))
         colour = [known[min(index[a], index[b]), max(index[a], index[b])] for a, b, _ in edges]
-    drawn = networkx.draw_networkx_edges(
+    shades: dict[str, Any] = {} if load is None else {"edge_cmap": _map(), "edge_vmin": 0.0}
+    drawn: Any = networkx.draw_networkx_edges(
         graph, position, ax=axes, edgelist=[(a, b) for a, b, _ in edges], width=widths, edge_color=colour,
-        **({} if load is None else {"edge_cmap": _map(), "edge_vmin": 0.0}),
+        **shades,
     )  # fmt: skip
     kinds = networkx.get_node_attributes(graph, "kind")
     networkx.draw_networkx_nodes(

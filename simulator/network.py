@@ -106,7 +106,7 @@ def _parts(topology: Topology) -> list[list[int]]:
             hanging[target].append(source)
     parts = [[switch, *ranks] for switch, ranks in hanging.items()]
     parts += [[rank] for rank in range(topology.ranks)]
-    pods = defaultdict(list)
+    pods: dict[int, list[int]] = defaultdict(list)
     above = {
         int(leaf): topology.attributes[spine].get("pod")
         for leaf, spine in zip(topology.source, topology.target, strict=True)

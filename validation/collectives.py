@@ -84,7 +84,7 @@ def predicted(row: Mapping[str, str]) -> tuple[float, float] | None:
         return None
     kind = OPS.get(row["op"], row["op"])
     pinned = "ring" if "disabled" in row["algo"].lower() else None
-    cost = Communicator(cluster, ranks).collective(kind, size, algorithm=pinned)
+    cost = Communicator(cluster, ranks).collective(kind, size, pinned=pinned)
     extra = TORCH_CALL if by_torch(row) else 0.0
     wire = cost.sent_bytes / cluster.link.bandwidth
     if cluster.nic is not None and int(row["n_nodes"]) > 1:

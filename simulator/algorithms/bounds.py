@@ -98,7 +98,7 @@ def topology_bound(kind: str, size: float, topology: Topology, ranks: int | None
             over = np.unique(topology.resource[inside[near] & ~inside[far]])
             worst = max(worst, part * size / float(capacity[over].sum()))
     full = [float(capacity[np.unique(topology.resource[topology.source == rank])].sum()) for rank in range(n)]
-    return max(worst, wire_bound(kind, n, size, max(full)))
+    return max(worst, float(wire_bound(kind, n, size, max(full))))
 
 
 def _beside(topology: Topology, vertex: int, n: int) -> list[int]:

@@ -76,27 +76,26 @@ class DoubleBinaryTree(Algorithm):
             return
         both = []
         for second in (False, True):
-            tree = parents(n, second)
-            at_top = tree.index(-1)
+            above = parents(n, second)
             # Relabelled so that both trees end at the root of a broadcast or reduce.
-            turn = 0 if kind == "all_reduce" else (root - at_top) % n
-            both.append({(r + turn) % n: (p + turn) % n for r, p in enumerate(tree) if p >= 0})
+            turn = 0 if kind == "all_reduce" else (root - above.index(-1)) % n
+            both.append({(r + turn) % n: (p + turn) % n for r, p in enumerate(above) if p >= 0})
         depths = [self._depths(tree) for tree in both]
         deepest = max(max(depth.values()) for depth in depths)
         passes = [("up", True)] * (kind != "broadcast") + [("down", False)] * (kind != "reduce")
         shift = deepest if len(passes) == 2 else 0
         for step in range(deepest + shift + chunks - 1):
             sends = []
-            for second, (tree, depth) in enumerate(zip(both, depths, strict=True)):
+            for number, (tree, depth) in enumerate(zip(both, depths, strict=True)):
                 for rank, parent in tree.items():
                     for way, reduces in passes:
                         late = deepest - depth[rank] if way == "up" else shift + depth[rank] - 1
                         chunk = step - late
                         if 0 <= chunk < chunks:
                             ends = (rank, parent) if way == "up" else (parent, rank)
-                            block = second * chunks + chunk
+                            block = number * chunks + chunk
                             # Each edge of each tree and direction is a channel of its own.
-                            channel = 2 * (rank if way == "down" else n) + second
+                            channel = 2 * (rank if way == "down" else n) + number
                             sends.append(Send(*ends, (block,), reduces, channel))
             yield [send for send in sends if sources is None or send.source in sources]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commlens.hardware import InputError, load_cluster
-from commlens.simulator import all_reduce_time
+from commlens.simulator import algorithm, algorithm_names, all_reduce_time, wire_bound
 from commlens.simulator.communicator import Communicator
 
 KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
@@ -96,10 +96,10 @@ def test_an_array_of_sizes_costs_what_its_sizes_cost(name, nodes, ranks, kind):
 
 def test_a_pinned_algorithm_is_taken_and_an_unknown_one_refused():
     group = Communicator(load_cluster("dgx-h100"), 8)
-    assert group.collective("all_reduce", 2**29, algorithm="ring").algorithm == "ring"
-    assert group.collective("all_reduce", 2**29, algorithm="ring").time > group.all_reduce(2**29).time
-    with pytest.raises(InputError, match=r"'halfing' \(legal: ring, in-switch\)"):
-        group.collective("all_reduce", 2**20, algorithm="halfing")
+    assert group.collective("all_reduce", 2**29, pinned="ring").algorithm == "ring"
+    assert group.collective("all_reduce", 2**29, pinned="ring").time > group.all_reduce(2**29).time
+    with pytest.raises(InputError, match=r"'halfing' \(legal: ring, in-switch, .*halving_doubling"):
+        group.collective("all_reduce", 2**20, pinned="halfing")
 
 
 def test_a_pair_in_a_mesh_has_one_link_and_eight_have_all():
@@ -120,3 +120,30 @@ def test_ranks_behind_one_uplink_share_it():
     assert cluster.share(8) == pytest.approx(cluster.uplink / cluster.link.bandwidth)
     # in an all-to-all both devices of a switch send 6 of 7 parts over the uplink
     assert cluster.share(8, everyone=True) == pytest.approx(cluster.uplink / cluster.link.bandwidth / (2 * 6 / 7))
+
+
+def test_a_cluster_may_pin_algorithms():
+    free = Communicator(load_cluster("dgx-h100"), 8)
+    pinned = Communicator(load_cluster({"preset": "dgx-h100", "pin": {"all_reduce": "halving_doubling"}}), 8)
+    assert pinned.all_reduce(2**20).algorithm == "halving_doubling"
+    assert pinned.all_gather(2**20) == free.all_gather(2**20)
+    assert pinned.all_reduce(2**29).time > free.all_reduce(2**29).time
+    part = pinned.cluster.link.profile.low
+    small = algorithm("halving_doubling").time(
+        "all_reduce", 8, 1024, part.efficiency * pinned.cluster.link.bandwidth, part.hop, part.base
+    )
+    assert pinned.all_reduce(1024).time == pytest.approx(small)
+
+
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_every_algorithm_that_may_be_pinned_stays_above_the_wire(nodes):
+    cluster = load_cluster({"preset": "dgx-h100", "nodes": nodes})
+    group = Communicator(cluster, 8 * nodes)
+    for kind in KINDS:
+        for name in algorithm_names(kind):
+            if name in ("torus", "in_switch"):
+                with pytest.raises(InputError, match="no algorithm"):
+                    group.collective(kind, 1e8, name)
+                continue
+            cost = group.collective(kind, 1e8, name)
+            assert cost.time >= wire_bound(kind, group.size, 1e8, cluster.link.bandwidth), name

@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ....simulator.communicator import LOW
+from ....simulator.costs import LOW
 from ...build import Builder, Handle
 from ...kernels import Kernel
 from ...layers import Block

@@ -1,0 +1,168 @@
+"""What each algorithm of a communication library costs among given ranks of a cluster.
+
+The protocols' numbers come from the link's profile (`hardware.profile`), the closed forms of rings from
+`algorithms`, what several ranks leave of a shared bandwidth from the cluster and its network. All times
+take one size or an array of sizes.
+
+Among nodes a ring runs through all ranks, with as many rails as a node has adapters. A tree, or the
+switches of the nodes with a tree between them, crosses the network once per node instead of once per
+rank; its two levels are taken one after the other, as published runs over two and four nodes have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log2
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .algorithms.ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
+
+if TYPE_CHECKING:
+    from ..hardware import Cluster, Protocol
+
+_FORMULAS = {"all_reduce": all_reduce_time, "reduce_scatter": reduce_scatter_time, "all_gather": all_gather_time}
+BULK, LOW = "bulk", "low latency"
+
+
+class FabricCosts:
+    """Times of algorithms and protocols among the first `size` ranks of a cluster, filled node by node.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    size : int
+        Ranks in the group.
+    """
+
+    def __init__(self, cluster: Cluster, size: int):
+        self.cluster, self.size = cluster, size
+        self.local = min(size, cluster.devices_per_node)
+        self.nodes = -(-size // cluster.devices_per_node)
+        self._shares = {everyone: cluster.share(self.local, everyone) for everyone in (False, True)}
+        network = {everyone: self._network(everyone) for everyone in (False, True)}
+        self._outside = {everyone: share for everyone, (share, _) in network.items()}
+        self._way = {everyone: latency for everyone, (_, latency) in network.items()}
+
+    def ring_bandwidth(self, protocol: str = BULK) -> float:
+        """Payload bandwidth of a ring through the group, per rank and direction [B/s]."""
+        bandwidth = self.rate(self.inside(protocol))
+        if self.nodes > 1 and self.cluster.nic is not None:
+            rails = self.local if protocol == BULK else 1  # small messages use one channel
+            bandwidth = min(bandwidth, rails * self.adapter_rate(self.across(protocol)))
+        return bandwidth
+
+    def hop_latency(self, protocol: str = BULK) -> float:
+        """Mean latency of one ring hop [s]: `nodes` of the ring's `size` hops cross the network."""
+        inside = self.inside(protocol).hop
+        if self.nodes == 1 or self.cluster.nic is None:
+            return inside
+        return inside + (self.across(protocol).hop - inside) * self.nodes / self.size
+
+    def _network(self, everyone: bool) -> tuple[float, float]:
+        """Part of the adapters' bandwidth the network has room for, and what its ways take [s]."""
+        cluster = self.cluster
+        if cluster.network is None or cluster.nic is None or self.nodes == 1:
+            return 1.0, 0.0
+        from .network import mean_latency, share
+
+        queue_pairs, seed = cluster.network.get("queue_pairs"), cluster.network.get("seed", 0)
+        topology, local = cluster.network_topology(), cluster.devices_per_node
+        return (
+            share(topology, cluster.nic.bandwidth, local, self.size, everyone, queue_pairs, seed),
+            mean_latency(topology, local, self.size, everyone),
+        )
+
+    def adapter_rate(self, protocol: Protocol, everyone: bool = False) -> float:
+        """Payload rate of an adapter [B/s]."""
+        assert self.cluster.nic is not None
+        return self.cluster.nic.bandwidth * protocol.efficiency * self._outside[everyone]
+
+    def rate(self, inside: Protocol, everyone: bool = False) -> float:
+        """Payload rate of a rank inside its node [B/s]."""
+        return self.cluster.link.bandwidth * inside.efficiency * self._shares[everyone]
+
+    def inside(self, protocol: str) -> Protocol:
+        """Protocol of rings inside a node."""
+        profile = self.cluster.link.profile
+        return profile.bulk if protocol == BULK else profile.low
+
+    def across(self, protocol: str) -> Protocol:
+        """Protocol of rings between nodes, the network's distance in its hop."""
+        assert self.cluster.nic is not None
+        profile = self.cluster.nic.profile
+        found = profile.bulk if protocol == BULK else profile.low
+        return replace(found, hop=found.hop + self._way[False])
+
+    def ring(self, kind: str, size: Any, protocol: str) -> Any:
+        """One ring through all ranks; a broadcast or reduce streams through it."""
+        n, chunk = self.size, size / self.size
+        inside, bandwidth = self.inside(protocol), self.ring_bandwidth(protocol)
+        base = inside.base + inside.copy * chunk / self.rate(inside)
+        if self.cluster.link.final_pass and kind not in ("all_gather", "broadcast"):
+            device = self.cluster.device
+            base = base + 3 * chunk / (device.memory_bandwidth * device.memory_efficiency)
+        if kind in ("broadcast", "reduce"):  # the whole buffer streams through all ranks
+            return base + (n - 1) * self.hop_latency(protocol) + size / bandwidth
+        return _FORMULAS[kind](n, size, bandwidth, self.hop_latency(protocol), base)
+
+    def tree(self, size: Any) -> Any:
+        """Chains inside the nodes, then a double binary tree between them."""
+        inside, across = self.inside(BULK), self.across(BULK)
+        levels = log2(self.nodes)
+        latency = 2 * ((self.local - 1) * inside.hop + levels * across.hop)
+        within = 2 * size * (self.local - 1) / self.local / self.rate(inside)
+        return inside.base + latency + within + self._between(size)
+
+    def _between(self, size: Any) -> Any:
+        """Time of an all-reduce's bytes on the adapters when every node is one member."""
+        share = 2 * (self.nodes - 1) / self.nodes * size / self.local
+        return share / self.adapter_rate(self.across(BULK))
+
+    def switch_reduces(self) -> bool:
+        """Whether the switch inside the nodes adds for a group of this size."""
+        switch = self.cluster.switch_reduction
+        if switch is None:
+            return False
+        return self.local >= (switch.min_ranks if self.cluster.p2p else switch.min_ranks_without_p2p)
+
+    def in_switch(self, size: Any) -> Any:
+        """Reduction in the switch of every node, parts exchanged over the adapters between nodes."""
+        cluster, switch = self.cluster, self.cluster.switch_reduction
+        assert switch is not None
+        time = size / (switch.bandwidth * switch.efficiency)
+        base = switch.base
+        if not cluster.p2p and cluster.nic is not None:
+            # Peers hand over to one another through the NIC.
+            base += (self.local - 1) * self.across(BULK).hop
+        if self.nodes > 1:
+            base += 2 * log2(self.nodes) * self.across(BULK).hop
+            time = time + self._between(size)
+        return base + time
+
+    def exchange(self, kind: str, size: Any, protocol: str) -> Any:
+        """All peers at once: `size` bytes leave a rank, less its own part."""
+        n, cluster = self.size, self.cluster
+        inside, across = self.exchanging(protocol)
+        rate = self.rate(inside, everyone=kind == "all_to_all")
+        if kind == "send_recv":
+            if across is not None and cluster.nic is not None:
+                return across.base + across.hop + size / self.adapter_rate(across)
+            return inside.base + inside.hop + size / rate
+        chunk = size / n
+        time = (self.local - 1 + inside.copy) * chunk / rate
+        base = inside.base + (self.local - 1) * inside.hop
+        if across is not None and cluster.nic is not None:
+            # Every rank has an adapter of its own, busy beside the links.
+            time = np.maximum(time, (n - self.local) * chunk / self.adapter_rate(across, everyone=True))
+            base = max(base, across.base + (n - self.local) * across.hop)
+        return base + time
+
+    def exchanging(self, protocol: str) -> tuple[Protocol, Protocol | None]:
+        """Protocols of an exchange inside and, where there are several nodes, between nodes."""
+        profiles = [self.cluster.link.profile]
+        if self.nodes > 1 and self.cluster.nic is not None:
+            profiles.append(self.cluster.nic.profile)
+        found = [profile.exchange_bulk if protocol == BULK else profile.exchange_low for profile in profiles]
+        return found[0], replace(found[1], base=found[1].base + self._way[True]) if len(found) > 1 else None
