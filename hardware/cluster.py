@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import networkx
 
     from .topology import Topology
+    from .wiring import Duplex
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,49 +78,8 @@ class Cluster:
         return replace(self, **changes)
 
     def graph(self) -> networkx.DiGraph[str]:
-        """Directed graph of devices ("gpu0"), switches, adapters and the network ("spine").
-
-        Edges carry `bandwidth` [B/s], `latency` [s] and `resource`, the name of what they share: the
-        two directions of a half-duplex link have one.
-        """
-        return self._graph(range(self.nodes))
-
-    def _graph(self, nodes: Iterable[int]) -> networkx.DiGraph[str]:
-        """Part of the graph that belongs to some nodes."""
-        import networkx
-
-        graph: networkx.DiGraph[str] = networkx.DiGraph()
-        for node in nodes:
-            first = node * self.devices_per_node
-            ranks = range(first, first + self.devices_per_node)
-            for rank in ranks:
-                graph.add_node(f"gpu{rank}", kind="device", node=node, rank=rank)
-            if self.p2p:
-                _FABRICS[self.fabric if self.node is None else "switch"](self, graph, node, list(ranks))
-            if self.nic is not None and (self.nodes > 1 or not self.p2p):
-                for rank in ranks:
-                    graph.add_node(f"nic{rank}", kind="nic", node=node)
-                    _join(graph, f"gpu{rank}", f"nic{rank}", self.nic, share=0.5)
-                    _join(graph, f"nic{rank}", "spine", self.nic, share=0.5)
-        return graph
-
-    def route(self, source: int, target: int) -> list[dict[str, Any]]:
-        """Edge attributes on a shortest path between two ranks; empty from a rank to itself.
-
-        Raises
-        ------
-        InputError
-            When a rank does not exist.
-        """
-        import networkx
-
-        for rank in (source, target):
-            if not 0 <= rank < self.size:
-                raise InputError(f"{self.name}: rank {rank} does not exist (legal: 0 to {self.size - 1})")
-        # A path never enters a third node, so thousands of nodes cost what two do.
-        graph = self._graph(sorted({source // self.devices_per_node, target // self.devices_per_node}))
-        path = networkx.shortest_path(graph, f"gpu{source}", f"gpu{target}")
-        return [dict(graph.edges[a, b], source=a, target=b) for a, b in itertools.pairwise(path)]
+        """Directed graph of `topology`, to read, draw and check."""
+        return self.topology().graph()
 
     def share(self, ranks: int, everyone: bool = False) -> float:
         """Part of `link.bandwidth` each of the first `ranks` of a node can send with at once.
@@ -137,34 +96,18 @@ class Cluster:
         float
             At most 1; less where links are half duplex, or shared on the way.
         """
-        if ranks < 2 or not self.p2p or (self.node is None and self.fabric == "switch" and self.link.duplex == "full"):
+        if ranks < 2 or not self.p2p or (self.fabric == "switch" and self.link.duplex == "full"):
             return 1.0
-        pairs = self.ring(range(ranks))
-        if everyone or self.fabric == "mesh":
-            pairs = [(a, b) for a in range(ranks) for b in range(ranks) if a != b]
-        load: dict[str, float] = {}
-        bandwidth: dict[str, float] = {}
-        for path in self._ways(pairs):
-            for edge in path:
-                load[edge["resource"]] = load.get(edge["resource"], 0.0) + ranks / len(pairs)
-                bandwidth[edge["resource"]] = edge["bandwidth"]
-        return min(1.0, *(bandwidth[key] / load[key] / self.link.bandwidth for key in load))
+        import numpy as np
 
-    def _ways(self, pairs: Sequence[tuple[int, int]]) -> Iterator[list[dict[str, Any]]]:
-        """Edges between pairs of devices of one node."""
-        if self.node is None:
-            import networkx
-
-            graph = self._graph([0])
-            for source, target in pairs:
-                path = networkx.shortest_path(graph, f"gpu{source}", f"gpu{target}")
-                yield [graph.edges[hop] for hop in itertools.pairwise(path)]
-            return
         inside = self.node_topology()
-        capacity = inside.capacity
-        ends = ([a for a, _ in pairs], [b for _, b in pairs])
-        for way in inside.resources(inside.paths(*ends)).tolist():
-            yield [{"resource": number, "bandwidth": float(capacity[number])} for number in way if number >= 0]
+        first = np.arange(ranks)
+        source, target = first, (first + 1) % ranks
+        if everyone or self.fabric == "mesh":
+            source, target = (a.ravel() for a in np.meshgrid(first, first, indexing="ij"))
+            source, target = source[source != target], target[source != target]
+        load = inside.loads(inside.paths(source, target), ranks / len(source))
+        return min(1.0, 1.0 / float((load * self.link.bandwidth / inside.capacity).max()))
 
     def node_topology(self) -> Topology:
         """Fabric inside a node as a `Topology`.
@@ -183,17 +126,18 @@ class Cluster:
             if found.ranks != n:
                 raise InputError(f"{self.name}: fabric: {found.ranks} devices (legal: devices_per_node, {n})")
             return found
+        duplex: Duplex = "half" if link.duplex == "half" else "full"
         if self.fabric == "mesh":
-            return full_mesh(n, link.bandwidth / max(n - 1, 1), link.latency)
+            return full_mesh(n, link.bandwidth / max(n - 1, 1), link.latency, duplex)
         if self.fabric == "ring":
-            return ring(n, link.bandwidth, link.latency)
+            return ring(n, link.bandwidth, link.latency, duplex)
         if self.fabric == "pcie":
             behind = self.devices_per_switch or -(-n // 2)
+            rows = -(-n // behind)
             return pcie_tree(
-                n, link.bandwidth, link.latency / 4, sockets=1, switches=-(-n // behind),
-                duplex="half" if link.duplex == "half" else "full", uplink=self.uplink,
-            )  # fmt: skip
-        return switch(n, link.bandwidth, link.latency / 2)
+                n, link.bandwidth, link.latency / 4, sockets=1, switches=rows, duplex=duplex, uplink=self.uplink
+            )
+        return switch(n, link.bandwidth, link.latency / 2, duplex)
 
     def network_topology(self) -> Topology:
         """Network between all adapters, one for each device, as a `Topology`; its ranks are the adapters.
@@ -221,18 +165,18 @@ class Cluster:
         return found
 
     def topology(self) -> Topology:
-        """All nodes and the network between them as one `Topology`, each device with its adapter."""
-        from .fabrics import compose
+        """All nodes and the network between them as one `Topology`, each device with its adapter.
 
+        Without peer-to-peer the devices of a node have only their adapters.
+        """
+        from .fabrics import compose, full_mesh
+
+        if not self.p2p:
+            alone = full_mesh(1, self.link.bandwidth, self.link.latency)
+            return compose([alone] * self.size, self.network_topology(), nics=1)
         if self.nodes == 1:
             return self.node_topology()
         return compose([self.node_topology()] * self.nodes, self.network_topology(), nics=self.devices_per_node)
-
-    def ring(self, ranks: Sequence[int]) -> list[tuple[int, int]]:
-        """(sender, receiver) pairs of a ring through the ranks in the given order."""
-        if len(ranks) < 2:
-            return []
-        return [(rank, ranks[(i + 1) % len(ranks)]) for i, rank in enumerate(ranks)]
 
 
 def parameters(kind: str) -> set[str]:
@@ -240,52 +184,3 @@ def parameters(kind: str) -> set[str]:
     from .fabrics.schemas import SCHEMAS
 
     return set(SCHEMAS[kind].model_fields) if kind in SCHEMAS else set()
-
-
-def _join(
-    graph: networkx.DiGraph[str], a: str, b: str, link: Link, share: float = 1.0, bandwidth: float | None = None
-) -> None:
-    """Both directions of a link; `share` is the part of a hop's latency this edge has."""
-    for source, target in ((a, b), (b, a)):
-        pair = "-".join(sorted((a, b))) if link.duplex == "half" else f"{source}-{target}"
-        graph.add_edge(
-            source,
-            target,
-            bandwidth=link.bandwidth if bandwidth is None else bandwidth,
-            latency=share * link.latency,
-            resource=f"{link.name}:{pair}",
-        )
-
-
-def _switch(cluster: Cluster, graph: networkx.DiGraph[str], node: int, ranks: list[int]) -> None:
-    graph.add_node(f"switch{node}", kind="switch", node=node)
-    for rank in ranks:
-        _join(graph, f"gpu{rank}", f"switch{node}", cluster.link, share=0.5)
-
-
-def _ring(cluster: Cluster, graph: networkx.DiGraph[str], node: int, ranks: list[int]) -> None:
-    for source, target in cluster.ring(ranks):
-        if not graph.has_edge(f"gpu{source}", f"gpu{target}"):
-            _join(graph, f"gpu{source}", f"gpu{target}", cluster.link)
-
-
-def _mesh(cluster: Cluster, graph: networkx.DiGraph[str], node: int, ranks: list[int]) -> None:
-    part = cluster.link.bandwidth / max(len(ranks) - 1, 1)
-    for a, b in itertools.combinations(ranks, 2):
-        _join(graph, f"gpu{a}", f"gpu{b}", cluster.link, bandwidth=part)
-
-
-def _pcie(cluster: Cluster, graph: networkx.DiGraph[str], node: int, ranks: list[int]) -> None:
-    behind = cluster.devices_per_switch or -(-len(ranks) // 2)
-    bridges = -(-len(ranks) // behind)
-    for index, rank in enumerate(ranks):
-        bridge = f"switch{node}.{index // behind}"
-        graph.add_node(bridge, kind="switch", node=node)
-        _join(graph, f"gpu{rank}", bridge, cluster.link, share=0.5)
-    if bridges > 1:
-        graph.add_node(f"host{node}", kind="switch", node=node)
-        for number in range(bridges):
-            _join(graph, f"switch{node}.{number}", f"host{node}", cluster.link, 0.25, cluster.uplink)
-
-
-_FABRICS = {"switch": _switch, "mesh": _mesh, "ring": _ring, "pcie": _pcie}

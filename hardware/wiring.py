@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .routing import Ecmp
 from .topology import Router, Topology
+
+Duplex: TypeAlias = Literal["full", "half"]
 
 
 class Wiring:
@@ -57,7 +59,7 @@ class Wiring:
         b: int,
         bandwidth: float,
         latency: float,
-        duplex: Literal["full", "half"] = "full",
+        duplex: Duplex = "full",
         back_bandwidth: float | None = None,
         cost: int = 1,
         port: bool = False,

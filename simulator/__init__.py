@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .algorithms import algorithm, algorithm_names
     from .algorithms.bounds import topology_bound, wire_bound
-    from .algorithms.lowering import TopologyRoutes, lower
+    from .algorithms.lowering import lower
     from .algorithms.ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
+    from .algorithms.routes import TopologyRoutes
     from .communicator import Collective, Communicator
     from .engine import recorded, run
     from .estimate import critical_path_time, finish_times, serial_time
@@ -27,7 +28,7 @@ _HOME = {
     "Program": "program",
     "Resource": "program",
     "Task": "program",
-    "TopologyRoutes": "algorithms.lowering",
+    "TopologyRoutes": "algorithms.routes",
     "Trace": "trace",
     "algorithm": "algorithms",
     "algorithm_names": "algorithms",

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from ..errors import InputError
 from ..topology import Topology
-from ..wiring import Wiring
+from ..wiring import Duplex, Wiring
 from . import checks
 from .routers import DimensionOrder
 
 
-def full_mesh(ranks: int, bandwidth: float, latency: float) -> Topology:
+def full_mesh(ranks: int, bandwidth: float, latency: float, duplex: Duplex = "full") -> Topology:
     """Every two devices joined by a link of their own.
 
     Parameters
@@ -23,6 +23,8 @@ def full_mesh(ranks: int, bandwidth: float, latency: float) -> Topology:
         Of one link, per direction [B/s]; a device has `ranks` - 1 of them.
     latency : float
         Of one link [s].
+    duplex : {"full", "half"}
+        "half" where the directions of a link share its bandwidth.
 
     Returns
     -------
@@ -39,11 +41,11 @@ def full_mesh(ranks: int, bandwidth: float, latency: float) -> Topology:
     wiring = Wiring(f"full mesh of {ranks}")
     devices = wiring.devices(ranks)
     for a, b in itertools.combinations(devices, 2):
-        wiring.join(a, b, bandwidth, latency)
+        wiring.join(a, b, bandwidth, latency, duplex)
     return wiring.topology()
 
 
-def ring(ranks: int, bandwidth: float, latency: float) -> Topology:
+def ring(ranks: int, bandwidth: float, latency: float, duplex: Duplex = "full") -> Topology:
     """Each device joined to the next, the last to the first.
 
     Messages take the shorter way round; over exactly half of the ring, every other one each way. Two
@@ -51,10 +53,10 @@ def ring(ranks: int, bandwidth: float, latency: float) -> Topology:
     """
     checks.count("ring: ranks", ranks)
     checks.link("ring", bandwidth, latency)
-    return torus((ranks,), bandwidth, latency)
+    return torus((ranks,), bandwidth, latency, duplex)
 
 
-def torus(shape: Sequence[int], bandwidth: float, latency: float) -> Topology:
+def torus(shape: Sequence[int], bandwidth: float, latency: float, duplex: Duplex = "full") -> Topology:
     """A grid of any number of dimensions, each of which closes to a ring.
 
     Parameters
@@ -66,6 +68,7 @@ def torus(shape: Sequence[int], bandwidth: float, latency: float) -> Topology:
         Of one link, per direction [B/s]; a device has two per dimension.
     latency : float
         Of one link [s].
+    duplex : {"full", "half"}
 
     Returns
     -------
@@ -98,7 +101,7 @@ def torus(shape: Sequence[int], bandwidth: float, latency: float) -> Topology:
             size = shape[dimension]
             up = rank + (1 if place[dimension] + 1 < size else 1 - size) * stride
             if size > 2 or (size == 2 and place[dimension] == 0):
-                there, back = wiring.join(rank, up, bandwidth, latency)
+                there, back = wiring.join(rank, up, bandwidth, latency, duplex)
                 table += [(rank, dimension, 0, there), (up, dimension, 1, back)]
                 if size == 2:  # either way round is the one cable
                     table += [(rank, dimension, 1, there), (up, dimension, 0, back)]

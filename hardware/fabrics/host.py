@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
 
 from ..topology import Topology
-from ..wiring import Wiring
+from ..wiring import Duplex, Wiring
 from . import checks
 
 
-def switch(ranks: int, bandwidth: float, latency: float) -> Topology:
+def switch(ranks: int, bandwidth: float, latency: float, duplex: Duplex = "full") -> Topology:
     """Devices around one switch that never blocks, as NVSwitches are to the GPUs of a node.
 
     Parameters
@@ -21,6 +20,8 @@ def switch(ranks: int, bandwidth: float, latency: float) -> Topology:
         Between a device and the switch, per direction [B/s].
     latency : float
         Between a device and the switch [s]; from device to device it counts twice.
+    duplex : {"full", "half"}
+        "half" where what a device sends and hears share its bandwidth.
 
     Returns
     -------
@@ -37,7 +38,7 @@ def switch(ranks: int, bandwidth: float, latency: float) -> Topology:
     devices = wiring.devices(ranks, transit=False)
     center = wiring.vertex("switch0")
     for device in devices:
-        wiring.join(device, center, bandwidth, latency)
+        wiring.join(device, center, bandwidth, latency, duplex)
     return wiring.topology()
 
 
@@ -48,7 +49,7 @@ def pcie_tree(
     sockets: int = 2,
     bridges: int = 1,
     switches: int = 1,
-    duplex: Literal["full", "half"] = "full",
+    duplex: Duplex = "full",
     uplink: float | None = None,
     host_bandwidth: float | None = None,
     socket_bandwidth: float | None = None,

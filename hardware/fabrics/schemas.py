@@ -26,10 +26,13 @@ class RanksFile(LinksFile):
     """`full_mesh`, `ring` and `switch`."""
 
     ranks: Count
+    duplex: Literal["full", "half"] | None = None
 
 
 class TorusFile(LinksFile):
     """`torus`."""
+
+    duplex: Literal["full", "half"] | None = None
 
     shape: Annotated[list[Count], Field(min_length=1, max_length=16)]
 
@@ -40,15 +43,16 @@ class PcieTreeFile(RanksFile):
     sockets: Count | None = None
     bridges: Count | None = None
     switches: Count | None = None
-    duplex: Literal["full", "half"] | None = None
     uplink: Rate | None = None
     host_bandwidth: Rate | None = None
     socket_bandwidth: Rate | None = None
     socket_latency: Time | None = None
 
 
-class FatTreeFile(RanksFile):
+class FatTreeFile(LinksFile):
     """`fat_tree`."""
+
+    ranks: Count
 
     per_leaf: Count
     oversubscription: Oversubscription | None = None

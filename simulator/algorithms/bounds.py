@@ -51,6 +51,21 @@ def wire_bound(kind: str, n: ArrayLike, size: ArrayLike, bandwidth: ArrayLike, i
     return settle(share * whole / rate, ranks, 0.0)
 
 
+def exchange_bound(matrix: ArrayLike, bandwidth: float) -> float:
+    """Least time of an all-to-all of unequal parts: the busiest port's bytes [s].
+
+    Parameters
+    ----------
+    matrix : array_like, shape (n, n)
+        Bytes from row to column; what a rank keeps does not count.
+    bandwidth : float
+        Of a rank's ports together, per direction [B/s].
+    """
+    parts = np.array(matrix, dtype=float)
+    np.fill_diagonal(parts, 0.0)
+    return float(max(parts.sum(axis=0).max(), parts.sum(axis=1).max()) / bandwidth)
+
+
 def topology_bound(kind: str, size: float, topology: Topology, ranks: int | None = None) -> float:
     """Least time among the first ranks of a fabric by any rank's ports and any switch's cut [s].
 

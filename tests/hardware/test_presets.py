@@ -8,7 +8,6 @@ import networkx as nx
 import pytest
 import yaml
 
-import commlens.hardware.cluster as cluster_module
 from commlens.hardware import (
     InputError,
     cluster_names,
@@ -103,81 +102,55 @@ def test_unknown_format_names_what_there_is():
 @pytest.mark.parametrize("name", cluster_names())
 def test_every_pair_of_ranks_is_joined(name):
     cluster = load_cluster(name)
-    graph = cluster.graph()
-    devices = [node for node, data in graph.nodes(data=True) if data.get("kind") == "device"]
-    assert len(devices) == cluster.size
-    assert nx.is_strongly_connected(graph)
-    route = cluster.route(0, cluster.size - 1)
-    assert route
+    fabric = cluster.topology()
+    assert fabric.ranks == cluster.size
+    assert nx.is_strongly_connected(cluster.graph())
+    way = fabric.paths(0, cluster.size - 1)[0]
     narrowest = {"mesh": cluster.link.bandwidth / (cluster.size - 1), "pcie": cluster.uplink}.get(cluster.fabric)
-    assert min(edge["bandwidth"] for edge in route) == (narrowest or cluster.link.bandwidth)
+    assert fabric.bandwidth[way[way >= 0]].min() == pytest.approx(narrowest or cluster.link.bandwidth)
 
 
 def test_nodes_are_joined_by_their_adapters():
     cluster = load_cluster({"preset": "dgx-h100", "nodes": 3})
-    assert cluster.size == 24
-    inside, across = cluster.route(0, 7), cluster.route(0, 8)
-    assert {edge["resource"].split(":")[0] for edge in inside} == {"nvlink4"}
-    assert {edge["resource"].split(":")[0] for edge in across} == {"ndr400"}
-    assert sum(edge["latency"] for edge in inside) == pytest.approx(cluster.link.latency)
-    assert cluster.ring([0, 8, 16]) == [(0, 8), (8, 16), (16, 0)]
-    assert cluster.ring([4]) == []
+    fabric = cluster.topology()
+    assert cluster.size == fabric.ranks == 24
+    inside, across = (way[way >= 0] for way in fabric.paths([0, 0], [7, 8]))
+    assert set(fabric.bandwidth[inside]) == {cluster.link.bandwidth}
+    assert set(fabric.bandwidth[across]) == {cluster.nic.bandwidth}
+    assert fabric.latency[inside].sum() == pytest.approx(cluster.link.latency)
+    assert [fabric.kinds[v] for v in fabric.target[across]] == ["nic", "switch", "nic", "device"]
 
 
-def test_half_duplex_directions_share_one_resource():
-    half = load_cluster({"preset": "pcie-8", "link": {"duplex": "half"}}).graph()
-    full = load_cluster("pcie-8").graph()
-    assert half.edges["gpu0", "switch0.0"]["resource"] == half.edges["switch0.0", "gpu0"]["resource"]
-    assert full.edges["gpu0", "switch0.0"]["resource"] != full.edges["switch0.0", "gpu0"]["resource"]
-
-
-def test_sockets_are_joined_once():
-    route = load_cluster("pcie-8").route(0, 7)
-    assert [edge["target"] for edge in route] == ["switch0.0", "host0", "switch0.1", "gpu7"]
+@pytest.mark.parametrize("fabric", ["switch", "mesh", "ring", "pcie"])
+def test_half_duplex_directions_share_one_resource(fabric):
+    cluster = {"preset": "dgx-h100", "fabric": fabric}
+    half = load_cluster({**cluster, "link": {"duplex": "half"}}).topology()
+    full = load_cluster(cluster).topology()
+    assert len(half.capacity) < len(full.capacity) == full.links
+    assert half.resource[0] == half.resource[1]
 
 
 @pytest.mark.parametrize("fabric", ["switch", "mesh", "ring", "pcie"])
 def test_without_peer_to_peer_traffic_takes_the_adapters(fabric):
     cluster = load_cluster({"preset": "dgx-h100", "p2p": False, "fabric": fabric})
     assert cluster.link == cluster.nic == load_link("ndr400")
-    assert [edge["target"] for edge in cluster.route(0, 1)] == ["nic0", "spine", "nic1", "gpu1"]
+    whole = cluster.topology()
+    way = whole.paths(0, 1)[0]
+    assert [whole.kinds[v] for v in whole.target[way[way >= 0]]] == ["nic", "switch", "nic", "device"]
     with pytest.raises(InputError, match="nic"):
         load_cluster({"preset": "ring", "p2p": False})
 
 
 @pytest.mark.parametrize("fabric", ["switch", "mesh", "ring", "pcie"])
 @pytest.mark.parametrize("per_node", [1, 2, 3, 5, 8])
-def test_a_route_is_the_shortest_path_of_the_whole_graph(fabric, per_node):
+def test_nothing_leaves_a_node_without_need(fabric, per_node):
     cluster = load_cluster({"preset": "dgx-h100", "fabric": fabric, "devices_per_node": per_node, "nodes": 3})
-    graph = cluster.graph()
+    whole = cluster.topology()
     for source in range(per_node):
         for target in range(cluster.size):
-            route = cluster.route(source, target)
-            assert len(route) == nx.shortest_path_length(graph, f"gpu{source}", f"gpu{target}")
-            for edge in route:
-                known = graph.edges[edge["source"], edge["target"]]
-                assert {key: edge[key] for key in known} == known
-
-
-def test_directions_of_a_full_duplex_graph_share_nothing():
-    for name in cluster_names():
-        resources = [data["resource"] for _, _, data in load_cluster(name).graph().edges(data=True)]
-        assert len(set(resources)) == len(resources)
-
-
-def test_a_route_in_a_large_cluster_looks_at_two_nodes(monkeypatch):
-    cluster = load_cluster({"preset": "dgx-h100", "nodes": 100_000})
-    seen = []
-    switch = cluster_module._FABRICS["switch"]
-    monkeypatch.setitem(cluster_module._FABRICS, "switch", lambda *args: (seen.append(args[2]), switch(*args)))
-    assert len(cluster.route(0, cluster.size - 1)) == 4
-    assert seen == [0, 99_999]
-
-
-@pytest.mark.parametrize(("source", "target"), [(0, 8), (-1, 0), (99, 0)])
-def test_a_rank_that_is_not_there(source, target):
-    with pytest.raises(InputError, match="legal: 0 to 7"):
-        load_cluster("dgx-h100").route(source, target)
+            way = whole.paths(source, target)[0]
+            kinds = [whole.kinds[v] for v in whole.target[way[way >= 0]]]
+            assert kinds.count("nic") == (0 if target < per_node else 2)
 
 
 def write(path, data):

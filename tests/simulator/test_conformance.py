@@ -13,9 +13,10 @@ from commlens.hardware import InputError
 from commlens.hardware.fabrics import switch
 from commlens.simulator import Program, critical_path_time, run
 from commlens.simulator.algorithms import KINDS, algorithm, algorithm_names
-from commlens.simulator.algorithms.bounds import wire_bound
+from commlens.simulator.algorithms.bounds import exchange_bound, wire_bound
 from commlens.simulator.algorithms.double_binary_tree import width
-from commlens.simulator.algorithms.lowering import TopologyRoutes, lower
+from commlens.simulator.algorithms.lowering import lower
+from commlens.simulator.algorithms.routes import TopologyRoutes
 from commlens.simulator.algorithms.schedule import execute, goal
 
 BANDWIDTH, OUTER, ALPHA, OUTER_ALPHA, SIZE = 1e11, 3e10, 2e-6, 7e-6, 3e7
@@ -224,9 +225,9 @@ def test_unequal_all_to_alls_move_their_matrix_and_stay_above_the_wire(n, seed):
             source, target = (int(next(k for k in task.demand if k.startswith(p))[len(p) :]) for p in ("up", "down"))
             sent[source, target] += task.info["communication_bytes"]
         assert sent == pytest.approx(matrix * (1 - np.eye(n)))
-        port = max(sent.sum(axis=0).max(), sent.sum(axis=1).max())
-        if port:
-            assert run(program).end.max() >= port / BANDWIDTH * (1 - 1e-9)
+        bound = exchange_bound(matrix, BANDWIDTH)
+        assert bound == pytest.approx(max(sent.sum(axis=0).max(), sent.sum(axis=1).max()) / BANDWIDTH)
+        assert run(program).end.max(initial=0.0) >= bound * (1 - 1e-9)
 
 
 def test_equal_parts_as_a_matrix_are_an_all_to_all():
