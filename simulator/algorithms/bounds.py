@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .schedule import KINDS, floats, settle
+from .schedule import KINDS, PHASES
 
 if TYPE_CHECKING:
     from ...hardware.topology import Topology
@@ -42,13 +42,11 @@ def wire_bound(kind: str, n: ArrayLike, size: ArrayLike, bandwidth: ArrayLike, i
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} (legal: {', '.join(KINDS)})")
-    ranks, whole, rate = floats(n, size, bandwidth)
-    part = (ranks - 1) / ranks
-    if kind in ("broadcast", "reduce", "send_recv") or (kind == "all_reduce" and in_switch):
-        share = np.ones_like(ranks)
-    else:
-        share = 2 * part if kind == "all_reduce" else part
-    return settle(share * whole / rate, ranks, 0.0)
+    ranks, whole, rate = (np.asarray(value, float) for value in (n, size, bandwidth))
+    passes = 0 if kind == "all_reduce" and in_switch else PHASES.get(kind, 0)
+    share = passes * (ranks - 1) / ranks if passes else 1.0
+    found = np.where(ranks > 1, share * whole / rate, 0.0)
+    return found.item() if found.ndim == 0 else found
 
 
 def exchange_bound(matrix: ArrayLike, bandwidth: float) -> float:

@@ -12,10 +12,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import register
-from .schedule import Algorithm, Send, floats, settle
+from .schedule import Algorithm, Send
 
 CHUNKS = 8  # parts of each half that follow one another
 
@@ -61,19 +60,10 @@ class DoubleBinaryTree(Algorithm):
         """`chunks` for each tree."""
         return 2 * chunks
 
-    def rounds(
-        self,
-        kind: str,
-        n: int,
-        root: int = 0,
-        sources: Sequence[int] | None = None,
-        chunks: int = CHUNKS,
-        **options: Any,
+    def plan(
+        self, kind: str, n: int, ranks: Sequence[int], root: int, chunks: int = CHUNKS, **options: Any
     ) -> Iterator[list[Send]]:
         """Yield the sends of each round; a broadcast's or reduce's root hands over between the trees' roots."""
-        self.require(kind)
-        if n == 1:
-            return
         both = []
         for second in (False, True):
             above = parents(n, second)
@@ -97,7 +87,7 @@ class DoubleBinaryTree(Algorithm):
                             # Each edge of each tree and direction is a channel of its own.
                             channel = 2 * (rank if way == "down" else n) + number
                             sends.append(Send(*ends, (block,), reduces, channel))
-            yield [send for send in sends if sources is None or send.source in sources]
+            yield sends
 
     @staticmethod
     def _depths(tree: dict[int, int]) -> dict[int, int]:
@@ -113,29 +103,17 @@ class DoubleBinaryTree(Algorithm):
         """Half of the data for every message a rank's port carries at once."""
         return (width(kind, n) * size / 2,)
 
-    def time(
-        self,
-        kind: str,
-        n: ArrayLike,
-        size: ArrayLike,
-        bandwidth: ArrayLike,
-        latency: ArrayLike,
-        base: ArrayLike = 0.0,
-        chunks: int = CHUNKS,
-        **options: Any,
-    ) -> Any:
-        """``(passes depth + chunks - 1) (latency + width size / 2 / chunks / bandwidth)``.
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, chunks: int = CHUNKS, **options: Any) -> Any:
+        """``(passes depth + chunks - 1) (hop + width size / 2 / chunks / rate)``.
 
         The depth is ``ceil(log2 n)``; the width is how many messages a rank sends or hears at once, which
         share its port.
         """
-        self.require(kind)
-        ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
-        depth = np.ceil(np.log2(np.maximum(ranks, 1)))
+        depth = np.ceil(np.log2(n))
         stages = (2 if kind == "all_reduce" else 1) * depth + chunks - 1
-        counts, place = np.unique(ranks, return_inverse=True)
-        widths = np.array([width(kind, int(count)) for count in counts])[place].reshape(ranks.shape)
-        return settle(stages * (hop + widths * whole / 2 / chunks / rate), ranks, base)
+        counts, place = np.unique(n, return_inverse=True)
+        widths = np.array([width(kind, int(count)) for count in counts])[place].reshape(np.shape(n))
+        return stages * (hop + widths * size / 2 / chunks / rate)
 
 
 @cache

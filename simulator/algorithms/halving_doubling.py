@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import register
-from .schedule import Algorithm, Send, floats, settle
+from .schedule import PHASES, Algorithm, Send
 
 
 def _core(n: Any) -> Any:
@@ -35,15 +34,9 @@ class HalvingDoubling(Algorithm):
         """One per rank; of an all-reduce one per rank of the largest power of two."""
         return int(_core(n)) if kind == "all_reduce" else n
 
-    def rounds(
-        self, kind: str, n: int, root: int = 0, sources: Sequence[int] | None = None, **options: Any
-    ) -> Iterator[list[Send]]:
+    def plan(self, kind: str, n: int, ranks: Sequence[int], root: int, **options: Any) -> Iterator[list[Send]]:
         """Yield the sends of each round."""
-        self.require(kind)
-        for sends in self._all(kind, n, int(_core(n))):
-            yield [send for send in sends if sources is None or send.source in sources]
-
-    def _all(self, kind: str, n: int, core: int) -> Iterator[list[Send]]:
+        core = int(_core(n))
         blocks = self.blocks(kind, n)
         beyond = range(core, n)  # rank r among them has the partner r - core
         distances = [1 << bit for bit in range(core.bit_length() - 1)]
@@ -81,33 +74,15 @@ class HalvingDoubling(Algorithm):
             return (2 * (core - 1) / core * size + (size if n > core else 0.0),)
         return ((float(_exchanged(n)) + (n - 1) * (n > core)) / n * size,)
 
-    def time(
-        self,
-        kind: str,
-        n: ArrayLike,
-        size: ArrayLike,
-        bandwidth: ArrayLike,
-        latency: ArrayLike,
-        base: ArrayLike = 0.0,
-        **options: Any,
-    ) -> Any:
-        """``phases (log2 m latency + (m - 1) / m size / bandwidth)``, m the power of two, and two messages for more.
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, **options: Any) -> Any:
+        """``phases (log2 m hop + (m - 1) / m size / rate)``, m the power of two, and two messages for more.
 
         Of a gather or scatter, rank 0 also carries the blocks of the ranks beyond m.
         """
-        self.require(kind)
-        ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
-        core = _core(ranks)
-        more = core < ranks
-        if kind == "all_reduce":
-            return settle(
-                2 * (np.log2(core) * hop + (core - 1) / core * whole / rate)
-                + np.where(more, 2 * (hop + whole / rate), 0),
-                ranks,
-                base,
-            )
-        share = _exchanged(ranks) / ranks + more
-        return settle((np.log2(core) + 2 * more) * hop + share * whole / rate, ranks, base)
+        core = _core(n)
+        steps = PHASES[kind] * np.log2(core) + 2 * (core < n)
+        share = 2 * (core - 1) / core + 2 * (core < n) if kind == "all_reduce" else _exchanged(n) / n + (core < n)
+        return steps * hop + share * size / rate
 
 
 def _exchanged(n: Any) -> Any:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from numpy.typing import ArrayLike
-
 from ...hardware.errors import InputError
 from . import register
-from .ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
-from .schedule import Algorithm, Send, floats, settle
+from .schedule import PHASES, Algorithm, Send
 
 
 def _nodes(n: int, local: int) -> int:
@@ -30,17 +27,12 @@ class Hierarchical(Algorithm):
     name = "hierarchical"
     kinds = ("all_reduce", "all_gather", "reduce_scatter")
 
-    def rounds(
-        self, kind: str, n: int, root: int = 0, sources: Sequence[int] | None = None, local: int = 1, **options: Any
+    def plan(
+        self, kind: str, n: int, ranks: Sequence[int], root: int, local: int = 1, **options: Any
     ) -> Iterator[list[Send]]:
         """Yield the sends of each round; block ``j + local k`` of the data ends with rank j of node k."""
-        self.require(kind)
         nodes = _nodes(n, local)
-        for sends in self._all(kind, n, local, nodes):
-            yield [send for send in sends if sources is None or send.source in sources]
-
-    def _all(self, kind: str, n: int, local: int, nodes: int) -> Iterator[list[Send]]:
-        ranks = [(node, place) for node in range(nodes) for place in range(local)]
+        places = [(node, place) for node in range(nodes) for place in range(local)]
 
         def rail(place: int) -> tuple[int, ...]:
             return tuple(place + local * node for node in range(nodes))
@@ -54,51 +46,36 @@ class Hierarchical(Algorithm):
         reduces = kind in ("all_reduce", "reduce_scatter")
         if reduces:
             for step in range(local - 1):
-                yield [Send(inside(k, j), inside(k, j + 1), rail((j - step - 1) % local), True) for k, j in ranks]
+                yield [Send(inside(k, j), inside(k, j + 1), rail((j - step - 1) % local), True) for k, j in places]
             for step in range(nodes - 1):
                 yield [
                     Send(across(k, j), across(k + 1, j), (j + local * ((k - step - 1) % nodes),), True, 1)
-                    for k, j in ranks
+                    for k, j in places
                 ]
         if kind in ("all_reduce", "all_gather"):
             for step in range(nodes - 1):
                 yield [
                     Send(across(k, j), across(k + 1, j), (j + local * ((k - step) % nodes),), False, 1)
-                    for k, j in ranks
+                    for k, j in places
                 ]
             for step in range(local - 1):
-                yield [Send(inside(k, j), inside(k, j + 1), rail((j - step) % local)) for k, j in ranks]
+                yield [Send(inside(k, j), inside(k, j + 1), rail((j - step) % local)) for k, j in places]
 
     def link_bytes(self, kind: str, n: int, size: float, local: int = 1, **options: Any) -> tuple[float, ...]:
         """Of a port inside, and of an adapter."""
         nodes, phases = _nodes(n, local), 2 if kind == "all_reduce" else 1
         return phases * (local - 1) / local * size, phases * (nodes - 1) / nodes * size / local
 
-    def time(
-        self,
-        kind: str,
-        n: ArrayLike,
-        size: ArrayLike,
-        bandwidth: ArrayLike,
-        latency: ArrayLike,
-        base: ArrayLike = 0.0,
-        local: int = 1,
-        outer_bandwidth: ArrayLike | None = None,
-        outer_latency: ArrayLike | None = None,
-        **options: Any,
-    ) -> Any:
+    def cost(
+        self, kind: str, n: Any, size: Any, rate: Any, hop: Any, local: int = 1,
+        outer_bandwidth: Any = None, outer_latency: Any = None, **options: Any,
+    ) -> Any:  # fmt: skip
         """Sum of a ring inside and a ring of ``n / local`` across with ``size / local``."""
-        self.require(kind)
-        formula = {
-            "all_reduce": all_reduce_time,
-            "all_gather": all_gather_time,
-            "reduce_scatter": reduce_scatter_time,
-        }[kind]
-        ranks, whole = floats(n, size)
-        rate = bandwidth if outer_bandwidth is None else outer_bandwidth
-        hop = latency if outer_latency is None else outer_latency
-        within = formula(local, whole, bandwidth, latency)
-        return settle(within + formula(ranks / local, whole / local, rate, hop), ranks, base)
+        outer_rate = rate if outer_bandwidth is None else outer_bandwidth
+        outer_hop = hop if outer_latency is None else outer_latency
+        within = (local - 1) * (hop + size / local / rate)
+        across = (n / local - 1) * (outer_hop + size / n / outer_rate)
+        return PHASES[kind] * (within + across)
 
 
 @register
@@ -108,57 +85,38 @@ class HierarchicalAllToAll(Algorithm):
     name = "hierarchical_all_to_all"
     kinds = ("all_to_all",)
 
-    def rounds(
-        self, kind: str, n: int, root: int = 0, sources: Sequence[int] | None = None, local: int = 1, **options: Any
+    def plan(
+        self, kind: str, n: int, ranks: Sequence[int], root: int, local: int = 1, **options: Any
     ) -> Iterator[list[Send]]:
         """Yield the sends of each round."""
-        self.require(kind)
         nodes = _nodes(n, local)
-        ranks = [(node, place) for node in range(nodes) for place in range(local)]
-
-        def wanted(send: Send) -> bool:
-            return sources is None or send.source in sources
-
+        places = [(node, place) for node in range(nodes) for place in range(local)]
         for distance in range(1, local):
             sends = []
-            for k, j in ranks:
+            for k, j in places:
                 peer = (j + distance) % local
                 blocks = tuple((k * local + j) * n + node * local + peer for node in range(nodes))
                 sends.append(Send(k * local + j, k * local + peer, blocks))
-            yield list(filter(wanted, sends))
+            yield sends
         for distance in range(1, nodes):
             sends = []
-            for k, j in ranks:
+            for k, j in places:
                 peer = (k + distance) % nodes
                 blocks = tuple((k * local + place) * n + peer * local + j for place in range(local))
                 sends.append(Send(k * local + j, peer * local + j, blocks, False, 1))
-            yield list(filter(wanted, sends))
+            yield sends
 
     def link_bytes(self, kind: str, n: int, size: float, local: int = 1, **options: Any) -> tuple[float, ...]:
         """Of a port inside, and of an adapter."""
         nodes = _nodes(n, local)
         return (local - 1) / local * size, (nodes - 1) / nodes * size
 
-    def time(
-        self,
-        kind: str,
-        n: ArrayLike,
-        size: ArrayLike,
-        bandwidth: ArrayLike,
-        latency: ArrayLike,
-        base: ArrayLike = 0.0,
-        local: int = 1,
-        outer_bandwidth: ArrayLike | None = None,
-        outer_latency: ArrayLike | None = None,
-        **options: Any,
-    ) -> Any:
-        """``(l - 1) (latency + size / l / bandwidth) + (m - 1) (outer latency + size / m / outer bandwidth)``."""
-        self.require(kind)
-        ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
-        outer_rate, outer_hop = floats(
-            bandwidth if outer_bandwidth is None else outer_bandwidth,
-            latency if outer_latency is None else outer_latency,
-        )
-        nodes = ranks / local
-        within = (local - 1) * (hop + whole / local / rate)
-        return settle(within + (nodes - 1) * (outer_hop + whole / nodes / outer_rate), ranks, base)
+    def cost(
+        self, kind: str, n: Any, size: Any, rate: Any, hop: Any, local: int = 1,
+        outer_bandwidth: Any = None, outer_latency: Any = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        """``(l - 1) (hop + size / l / rate) + (m - 1) (outer hop + size / m / outer rate)``, m nodes of l ranks."""
+        outer_rate = rate if outer_bandwidth is None else outer_bandwidth
+        outer_hop = hop if outer_latency is None else outer_latency
+        nodes = n / local
+        return (local - 1) * (hop + size / local / rate) + (nodes - 1) * (outer_hop + size / nodes / outer_rate)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from . import register
-from .schedule import Algorithm, Send, floats, settle
+from .schedule import Algorithm, Send
 
 CHUNKS = 8  # parts that follow one another up and down
 
@@ -27,19 +24,10 @@ class InSwitch(Algorithm):
         """`chunks` of the whole, or of each rank's part."""
         return n * chunks if kind in ("all_gather", "reduce_scatter") else chunks
 
-    def rounds(
-        self,
-        kind: str,
-        n: int,
-        root: int = 0,
-        sources: Sequence[int] | None = None,
-        chunks: int = CHUNKS,
-        **options: Any,
+    def plan(
+        self, kind: str, n: int, ranks: Sequence[int], root: int, chunks: int = CHUNKS, **options: Any
     ) -> Iterator[list[Send]]:
         """Yield the sends of each round; rank n is the switch, a channel each way."""
-        self.require(kind)
-        if n == 1:
-            return
         for step in range(chunks + 1):
             sends = []
             if step < chunks:
@@ -55,26 +43,14 @@ class InSwitch(Algorithm):
                         part * chunks + step - 1 for part in ([rank] if kind == "reduce_scatter" else range(n))
                     ]  # fmt: skip
                     sends.append(Send(n, rank, tuple(down), False, rank))
-            yield [send for send in sends if sources is None or send.source in sources]
+            yield sends
 
     def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
         """The whole, up or down."""
         return (size,)
 
-    def time(
-        self,
-        kind: str,
-        n: ArrayLike,
-        size: ArrayLike,
-        bandwidth: ArrayLike,
-        latency: ArrayLike,
-        base: ArrayLike = 0.0,
-        chunks: int = CHUNKS,
-        **options: Any,
-    ) -> Any:
-        """``(chunks + 1) (latency + size / chunks / bandwidth)``; one way of a gather or scatter is n times shorter."""
-        self.require(kind)
-        ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
-        full = hop + whole / chunks / rate
-        short = full if kind in WHOLE else hop + whole / ranks / chunks / rate
-        return settle(chunks * np.maximum(full, short) + np.minimum(full, short), ranks, base)
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, chunks: int = CHUNKS, **options: Any) -> Any:
+        """``(chunks + 1) (hop + size / chunks / rate)``; one way of a gather or scatter is n times shorter."""
+        full = hop + size / chunks / rate
+        short = full if kind in WHOLE else hop + size / n / chunks / rate
+        return chunks * full + short

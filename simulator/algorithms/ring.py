@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from numpy.typing import ArrayLike
-
 from . import register
-from .ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
-from .schedule import Algorithm, Send, everyone, floats, settle
+from .schedule import PHASES, Algorithm, Send
 
 CHUNKS = 8  # parts a broadcast or reduce is pipelined in; NCCL cuts its buffers into 8 slots
 
@@ -26,32 +23,19 @@ class Ring(Algorithm):
         """One block per rank; `chunks` for what streams."""
         return chunks if kind in ("broadcast", "reduce") else n
 
-    def rounds(
-        self,
-        kind: str,
-        n: int,
-        root: int = 0,
-        sources: Sequence[int] | None = None,
-        chunks: int = CHUNKS,
-        **options: Any,
+    def plan(
+        self, kind: str, n: int, ranks: Sequence[int], root: int, chunks: int = CHUNKS, **options: Any
     ) -> Iterator[list[Send]]:
         """Yield the sends of each round."""
-        self.require(kind)
-        if n == 1:
-            return
-        ranks = everyone(n, sources)
         if kind == "send_recv":
             yield [Send(i, (i + 1) % n, (i,)) for i in ranks]
-            return
         if kind in ("broadcast", "reduce"):
             # Position p of the line passes chunk c on in round p + c; a reduce ends at the root.
             first = root if kind == "broadcast" else (root + 1) % n
             line = [(first + p) % n for p in range(n)]
             for step in range(n - 1 + chunks - 1):
                 passing = range(max(0, step - chunks + 1), min(n - 1, step + 1))
-                sends = [Send(line[p], line[p + 1], (step - p,), kind == "reduce") for p in passing]
-                yield [send for send in sends if sources is None or send.source in sources]
-            return
+                yield [Send(line[p], line[p + 1], (step - p,), kind == "reduce") for p in passing]
         if kind in ("all_reduce", "reduce_scatter"):
             for step in range(n - 1):
                 yield [Send(i, (i + 1) % n, ((i - step - 1) % n,), True) for i in ranks]
@@ -59,35 +43,17 @@ class Ring(Algorithm):
             for step in range(n - 1):
                 yield [Send(i, (i + 1) % n, ((i - step) % n,)) for i in ranks]
 
-    def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
-        """``rounds (n - 1) / n size``; all of what streams."""
-        rounds = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}.get(kind)
-        return (size if rounds is None else rounds * (n - 1) / n * size,)
-
-    def time(
-        self,
-        kind: str,
-        n: ArrayLike,
-        size: ArrayLike,
-        bandwidth: ArrayLike,
-        latency: ArrayLike,
-        base: ArrayLike = 0.0,
-        chunks: int = CHUNKS,
-        **options: Any,
-    ) -> Any:
-        """``rounds (n - 1) (latency + size / n / bandwidth)``, or a pipeline of chunks."""
-        self.require(kind)
-        formulas = {
-            "all_reduce": all_reduce_time,
-            "all_gather": all_gather_time,
-            "reduce_scatter": reduce_scatter_time,
-        }
-        if kind in formulas:
-            return formulas[kind](n, size, bandwidth, latency, base)
-        ranks, whole, rate, hop = floats(n, size, bandwidth, latency)
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, chunks: int = CHUNKS, **options: Any) -> Any:
+        """``phases (n - 1) (hop + size / n / rate)``, one message, or a pipeline of chunks."""
         if kind == "send_recv":
-            return settle(hop + whole / rate + 0 * ranks, ranks, base)
-        return settle((ranks - 1 + chunks - 1) * (hop + whole / chunks / rate), ranks, base)
+            return hop + size / rate
+        if kind in ("broadcast", "reduce"):
+            return (n - 1 + chunks - 1) * (hop + size / chunks / rate)
+        return PHASES[kind] * (n - 1) * (hop + size / n / rate)
+
+    def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
+        """``phases (n - 1) / n size``; all of what streams."""
+        return (PHASES[kind] * (n - 1) / n * size if kind in PHASES else size,)
 
     def block_size(self, kind: str, n: int, size: float, **options: Any) -> float:
         """Bytes of one block; a send/receive's block is the whole message."""
@@ -106,39 +72,20 @@ class BidirectionalRing(Algorithm):
         """Two halves of a block per rank."""
         return 2 * n
 
-    def rounds(
-        self, kind: str, n: int, root: int = 0, sources: Sequence[int] | None = None, **options: Any
-    ) -> Iterator[list[Send]]:
+    def plan(self, kind: str, n: int, ranks: Sequence[int], root: int, **options: Any) -> Iterator[list[Send]]:
         """Yield the sends of each round; even blocks go up, odd ones down."""
-        self.require(kind)
-        ranks = everyone(n, sources)
-        phases = {"all_reduce": (True, False), "reduce_scatter": (True,), "all_gather": (False,)}[kind]
-        for reduces in phases:
+        passes = {"all_reduce": (True, False), "reduce_scatter": (True,), "all_gather": (False,)}[kind]
+        for reduces in passes:
             late = 1 if reduces else 0
             for step in range(n - 1):
                 up = [Send(i, (i + 1) % n, (2 * ((i - step - late) % n),), reduces) for i in ranks]
                 down = [Send(i, (i - 1) % n, (2 * ((i + step + late) % n) + 1,), reduces, 1) for i in ranks]
                 yield up + down
 
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, **options: Any) -> Any:
+        """Time of a ring: each of a rank's two links has half the bytes and half the rate."""
+        return PHASES[kind] * (n - 1) * (hop + size / n / rate)
+
     def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
         """Half of a ring's."""
-        return ((2 if kind == "all_reduce" else 1) * (n - 1) / n * size / 2,)
-
-    def time(
-        self,
-        kind: str,
-        n: ArrayLike,
-        size: ArrayLike,
-        bandwidth: ArrayLike,
-        latency: ArrayLike,
-        base: ArrayLike = 0.0,
-        **options: Any,
-    ) -> Any:
-        """Time of a ring; `bandwidth` is of a rank's two links together, each of which has half the bytes."""
-        self.require(kind)
-        formula = {
-            "all_reduce": all_reduce_time,
-            "all_gather": all_gather_time,
-            "reduce_scatter": reduce_scatter_time,
-        }[kind]
-        return formula(n, size, bandwidth, latency, base)
+        return (PHASES[kind] * (n - 1) / n * size / 2,)

@@ -11,31 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-_ROUNDS = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}
+from .ring import Ring
 
-
-def _plain(value: np.ndarray) -> Any:
-    return value.item() if np.ndim(value) == 0 else value
-
-
-def _time(
-    kind: str,
-    n: ArrayLike,
-    size: ArrayLike,
-    bandwidth: ArrayLike,
-    latency: ArrayLike,
-    base: ArrayLike,
-) -> Any:
-    n = np.asarray(n, dtype=float)
-    steps = _ROUNDS[kind] * (n - 1)
-    chunk = np.asarray(size, dtype=float) / n
-    time = np.asarray(base, dtype=float) + steps * (
-        np.asarray(latency, dtype=float) + chunk / np.asarray(bandwidth, dtype=float)
-    )
-    return _plain(np.where(n > 1, time, 0.0))
+_RING = Ring()
 
 
 def all_reduce_time(
@@ -61,7 +41,7 @@ def all_reduce_time(
     float or numpy.ndarray
         Seconds, broadcast over all arguments [s].
     """
-    return _time("all_reduce", n, size, bandwidth, latency, base)
+    return _RING.time("all_reduce", n, size, bandwidth, latency, base)
 
 
 def reduce_scatter_time(
@@ -71,7 +51,7 @@ def reduce_scatter_time(
 
     Parameters and result as in `all_reduce_time`; `size` is the input of each rank [bytes].
     """
-    return _time("reduce_scatter", n, size, bandwidth, latency, base)
+    return _RING.time("reduce_scatter", n, size, bandwidth, latency, base)
 
 
 def all_gather_time(
@@ -81,4 +61,4 @@ def all_gather_time(
 
     Parameters and result as in `all_reduce_time`; `size` is the output of each rank [bytes].
     """
-    return _time("all_gather", n, size, bandwidth, latency, base)
+    return _RING.time("all_gather", n, size, bandwidth, latency, base)

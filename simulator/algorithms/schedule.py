@@ -20,6 +20,9 @@ from ...hardware.errors import InputError
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "send_recv")
 """Kinds of collective; sizes follow nccl-tests (all-to-all: what a rank sends, its own part included)."""
 
+PHASES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "all_to_all": 1}
+"""How often all but a rank's own part of the data has to pass its port."""
+
 
 class Send(NamedTuple):
     """One message.
@@ -71,12 +74,37 @@ class Algorithm(ABC):
         return n * n if kind == "all_to_all" else n
 
     @abstractmethod
+    def plan(self, kind: str, n: int, ranks: Sequence[int], root: int, **options: Any) -> Iterator[list[Send]]:
+        """Yield the sends of each round among 2 ranks or more; those of `ranks` will do."""
+
+    @abstractmethod
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, **options: Any) -> Any:
+        """Time on an idle fabric in closed form, for arrays that broadcast; arguments as of `time` [s]."""
+
+    @abstractmethod
+    def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
+        """Most bytes over one link, per direction: of a rank's port, or of each level that has links of its own."""
+
+    def block_size(self, kind: str, n: int, size: float, **options: Any) -> float:
+        """Bytes of one block; of an all-to-all `size` is what one rank sends."""
+        return size / n if kind == "all_to_all" else size / self.blocks(kind, n, **options)
+
     def rounds(
         self, kind: str, n: int, root: int = 0, sources: Sequence[int] | None = None, **options: Any
     ) -> Iterator[list[Send]]:
-        """Yield the sends of each round, all or those of some sources."""
+        """Yield the sends of each round, all or those of some sources.
 
-    @abstractmethod
+        Raises
+        ------
+        InputError
+            For a kind it does not do, or options that do not fit.
+        """
+        self.require(kind)
+        if n == 1:
+            return
+        for sends in self.plan(kind, n, range(n) if sources is None else sources, root, **options):
+            yield sends if sources is None else [send for send in sends if send.source in sources]
+
     def time(
         self,
         kind: str,
@@ -87,7 +115,7 @@ class Algorithm(ABC):
         base: ArrayLike = 0.0,
         **options: Any,
     ) -> Any:
-        """Time on an idle fabric [s], broadcast over all arguments.
+        """Time on an idle fabric [s], broadcast over all arguments; a float for floats.
 
         Parameters
         ----------
@@ -102,36 +130,24 @@ class Algorithm(ABC):
             Of one message [s].
         base : array_like of float
             Of the whole call [s].
+        **options
+            Of the algorithm.
+
+        Raises
+        ------
+        InputError
+            As of `rounds`.
         """
-
-    @abstractmethod
-    def link_bytes(self, kind: str, n: int, size: float, **options: Any) -> tuple[float, ...]:
-        """Most bytes over one link, per direction: of a rank's port, or of each level that has links of its own."""
-
-    def block_size(self, kind: str, n: int, size: float, **options: Any) -> float:
-        """Bytes of one block; of an all-to-all `size` is what one rank sends."""
-        return size / n if kind == "all_to_all" else size / self.blocks(kind, n, **options)
+        self.require(kind)
+        ranks, whole, rate, hop = (np.asarray(value, float) for value in (n, size, bandwidth, latency))
+        time = self.cost(kind, ranks, whole, rate, hop, **options)
+        found = np.where(ranks > 1, time + np.asarray(base, float), 0.0)
+        return found.item() if found.ndim == 0 else found
 
     def require(self, kind: str) -> None:
         """Raise InputError for a kind the algorithm does not do."""
         if kind not in self.kinds:
             raise InputError(f"{self.name}: {kind!r} (legal: {', '.join(self.kinds)})")
-
-
-def settle(time: Any, n: Any, base: ArrayLike) -> Any:
-    """Add the base, and take no time for one rank; a scalar for scalars."""
-    found = np.where(np.asarray(n) > 1, np.asarray(time, float) + np.asarray(base, float), 0.0)
-    return found.item() if found.ndim == 0 else found
-
-
-def floats(*values: ArrayLike) -> list[np.ndarray]:
-    """Arguments as arrays of floats."""
-    return [np.asarray(value, float) for value in values]
-
-
-def everyone(n: int, sources: Sequence[int] | None) -> Sequence[int]:
-    """The sources asked for, by default all."""
-    return range(n) if sources is None else sources
 
 
 Holding = dict[int, Counter[int]]  # block -> whose contributions, how often

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
-from numpy.typing import ArrayLike
-
 from ...hardware.errors import InputError
 from . import register
-from .ring_times import all_gather_time, reduce_scatter_time
-from .schedule import Algorithm, Send, floats, settle
+from .schedule import PHASES, Algorithm, Send
 
 
 @register
@@ -21,22 +18,11 @@ class Torus(Algorithm):
     name = "torus"
     kinds = ("all_reduce", "all_gather", "reduce_scatter")
 
-    def rounds(
-        self,
-        kind: str,
-        n: int,
-        root: int = 0,
-        sources: Sequence[int] | None = None,
-        shape: Sequence[int] = (),
-        **options: Any,
+    def plan(
+        self, kind: str, n: int, ranks: Sequence[int], root: int, shape: Sequence[int] = (), **options: Any
     ) -> Iterator[list[Send]]:
         """Yield the sends of each round; the last dimension of the shape varies fastest with the rank."""
-        self.require(kind)
         shape = _shape(n, shape)
-        for sends in self._all(kind, n, shape):
-            yield [send for send in sends if sources is None or send.source in sources]
-
-    def _all(self, kind: str, n: int, shape: tuple[int, ...]) -> Iterator[list[Send]]:
         strides = [prod(shape[d + 1 :]) for d in range(len(shape))]
 
         def place(rank: int, d: int) -> int:
@@ -76,28 +62,13 @@ class Torus(Algorithm):
             left /= extent
         return tuple(found)
 
-    def time(
-        self,
-        kind: str,
-        n: ArrayLike,
-        size: ArrayLike,
-        bandwidth: ArrayLike,
-        latency: ArrayLike,
-        base: ArrayLike = 0.0,
-        shape: Sequence[int] = (),
-        **options: Any,
-    ) -> Any:
-        """Sum over dimensions of a ring's time with the bytes the dimensions before left."""
-        self.require(kind)
-        ranks, whole = floats(n, size)
-        time, left = 0.0, whole
-        for extent in _shape(int(ranks), shape):
-            if kind in ("all_reduce", "reduce_scatter"):
-                time = time + reduce_scatter_time(extent, left, bandwidth, latency)
-            if kind in ("all_reduce", "all_gather"):
-                time = time + all_gather_time(extent, left, bandwidth, latency)
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, shape: Sequence[int] = (), **options: Any) -> Any:
+        """Sum over dimensions of a ring's time with the bytes the dimensions before left; one number of ranks."""
+        time, left = 0.0, size
+        for extent in _shape(int(n), shape):
             left = left / extent
-        return settle(time, ranks, base)
+            time = time + PHASES[kind] * (extent - 1) * (hop + left / rate)
+        return time
 
 
 def _shape(n: int, shape: Sequence[int]) -> tuple[int, ...]:
