@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commlens.hardware import InputError
-from commlens.hardware.fabrics import switch
+from commlens.hardware.fabrics import switch, torus
 from commlens.simulator import Program, critical_path_time, run
 from commlens.simulator.algorithms import KINDS, algorithm, algorithm_names
 from commlens.simulator.algorithms.bounds import exchange_bound, wire_bound
@@ -62,8 +62,8 @@ def fabric(program, name, n, options):
         return program.resource(text, bandwidth)
 
     def routes(source, target, channel):
-        if name == "torus":  # a link for each neighbour
-            return (port(f"{source}>{target} {channel}"),), 0.0
+        if name == "torus":  # a link for each neighbour, told apart by the dimension
+            return (port(f"{source}>{target} {channel // 2}"),), 0.0
         if name == "bidirectional_ring":  # two links that share a rank's bandwidth
             return (port(f"{source}>{target} {channel}", BANDWIDTH / 2),), 0.0
         if name == "in_switch":
@@ -108,7 +108,7 @@ def test_simulated_time_is_the_closed_form(name, kind, n, options):
     assert last == pytest.approx(expected, rel=1e-9)
     assert critical_path_time(program) <= expected * (1 + 1e-9)
     in_switch = name == "in_switch"
-    ports = len(options["shape"]) if name == "torus" else 1
+    ports = max(1, sum(min(extent - 1, 2) for extent in options["shape"])) if name == "torus" else 1
     assert expected >= wire_bound(kind, n, SIZE, BANDWIDTH * ports, in_switch) * (1 - 1e-9)
 
 
@@ -267,6 +267,21 @@ def test_the_switch_of_a_fabric_takes_part():
         lower(program, algorithm("in_switch"), kind, 8, SIZE, routes)
         expected = algorithm("in_switch").time(kind, 8, SIZE, BANDWIDTH, ALPHA)
         assert run(program).end.max() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 3, 3), (5, 5)])
+def test_a_torus_uses_all_its_links(shape):
+    n = prod(shape)
+    took = algorithm("torus").time("all_reduce", n, SIZE, BANDWIDTH, 0.0, shape=shape)
+    assert took == pytest.approx(wire_bound("all_reduce", n, SIZE, 2 * len(shape) * BANDWIDTH))
+
+
+def test_a_torus_of_the_fabrics_runs_it():
+    program = Program("torus")
+    routes = TopologyRoutes(program, torus((3, 4), BANDWIDTH, ALPHA))
+    lower(program, algorithm("torus"), "all_reduce", 12, SIZE, routes, shape=(3, 4))
+    expected = algorithm("torus").time("all_reduce", 12, SIZE, BANDWIDTH, ALPHA, shape=(3, 4))
+    assert run(program).end.max() == pytest.approx(expected, rel=1e-9)
 
 
 def test_product_of_extents():
