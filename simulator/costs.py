@@ -149,7 +149,9 @@ class FabricCosts:
         if kind == "send_recv":
             if across is not None and cluster.nic is not None:
                 return across.base + across.hop + size / self.adapter_rate(across)
-            return inside.base + inside.hop + size / rate
+            # One message has one way, where a ring's may be spread over several.
+            pair = min(self._shares[False], self.cluster.share(2)) / self._shares[False]
+            return inside.base + inside.hop + size / (rate * pair)
         chunk = size / n
         time = (self.local - 1 + inside.copy) * chunk / rate
         base = inside.base + (self.local - 1) * inside.hop

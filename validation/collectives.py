@@ -8,11 +8,12 @@ from functools import cache
 from typing import Any
 
 from ..hardware import Cluster, load_cluster
+from ..simulator.algorithms import KINDS
 from ..simulator.communicator import Communicator
 from .claims import MEASURED, Row, read_measured
 
 FAMILY = "network"
-OPS = {"alltoall": "all_to_all"}
+OPS = {"alltoall": "all_to_all", "sendrecv": "send_recv", "allreduce": "all_reduce", "allgather": "all_gather"}
 # Tables name a device in their own ways; the first of these words found in the name is meant.
 NVLINKED = {
     "gb300": "gb300-nvl72",
@@ -45,10 +46,15 @@ UNDOCUMENTED = "the network between the nodes is not documented"
 BROKEN = "no peer-to-peer on the host, by the table's own note"
 
 
+def nodes_of(row: Mapping[str, str]) -> int:
+    """Nodes of a row; one where the table leaves it out."""
+    return int(float(row["n_nodes"] or 1))
+
+
 def cluster_of(row: Mapping[str, str]) -> dict[str, Any] | None:
     """Cluster mapping for a row of the measured table, or None for a device no preset describes."""
     gpu, fabric = row["gpu"].lower(), row["fabric"].lower()
-    ranks, nodes = int(row["n_gpus"]), int(row["n_nodes"])
+    ranks, nodes = int(row["n_gpus"]), nodes_of(row)
     pairwise = "bridge" in fabric or "pairwise" in gpu
     table = PAIRS if pairwise else {**NVLINKED, **OTHERS}
     preset = next((table[word] for word in table if re.search(rf"(^|[^a-z0-9]){word}", gpu)), None)
@@ -77,17 +83,17 @@ def predicted(row: Mapping[str, str]) -> tuple[float, float] | None:
     """(predicted time, time on the wire alone) of a row [s]; None where no preset or rank count fits."""
     place = cluster_of(row)
     ranks, size = int(row["n_gpus"]), float(row["size_bytes"])
-    if place is None:
+    kind = OPS.get(row["op"], row["op"])
+    if place is None or kind not in KINDS:
         return None
     cluster = _load(tuple(place.items()))
     if ranks > cluster.size:
         return None
-    kind = OPS.get(row["op"], row["op"])
     pinned = "ring" if "disabled" in row["algo"].lower() else None
     cost = Communicator(cluster, ranks).collective(kind, size, pinned=pinned)
     extra = TORCH_CALL if by_torch(row) else 0.0
     wire = cost.sent_bytes / cluster.link.bandwidth
-    if cluster.nic is not None and int(row["n_nodes"]) > 1:
+    if cluster.nic is not None and nodes_of(row) > 1:
         wire = max(wire, cost.sent_bytes / (cluster.devices_per_node * cluster.nic.bandwidth))
     return cost.time + extra, wire
 
@@ -99,7 +105,7 @@ def by_torch(row: Mapping[str, str]) -> bool:
 
 def metric_of(row: Mapping[str, str]) -> str:
     """Name of the error a row counts in."""
-    if int(row["n_nodes"]) > 1:
+    if nodes_of(row) > 1:
         return "time between nodes [us]"
     return f"time inside a node, {'1 MiB and more' if float(row['size_bytes']) >= 2**20 else 'below 1 MiB'} [us]"
 
@@ -111,7 +117,7 @@ def is_calibration(row: Mapping[str, str]) -> bool:
     B200 run, which is what shows the switch at sizes of gigabytes.
     """
     bits = int(float(row["size_bytes"])).bit_length()
-    if row["n_nodes"] != "1" or doubt(row):
+    if nodes_of(row) != 1 or doubt(row):
         return False
     if row["tool"] == "nccl-tests":
         return (
@@ -155,5 +161,5 @@ def rows() -> Iterator[Row]:
             row["source"],
             None if found is None else 1e6 * found[1],
             "calibration" if is_calibration(row) else "held out",
-            why if found is not None else "no preset describes this machine",
+            why if found is not None else "no preset describes this machine, or no model this operation",
         )

@@ -34,7 +34,7 @@ def style_of(row: Mapping[str, str]) -> str:
 def is_calibration(row: Mapping[str, str]) -> bool:
     """Whether `fit_expert_exchange` sees a row: 256 experts on one H100 node, and two-node low latency."""
     if row["kernel"].startswith("low-latency (V1)"):
-        return row["n_nodes"] == "2"
+        return row["n_nodes"] in ("2", "2.0")
     return row["gpu"] == "H100-SXM" and float(row["n_experts"] or 0) == EXPERTS
 
 
@@ -42,9 +42,11 @@ def predicted(row: Mapping[str, str], kernel: ExchangeKernel | None = None) -> E
     """Prediction for a row of the table, by `KERNELS` or a kernel given; None for an unknown device."""
     gpu = row["gpu"].lower()
     preset = next((CLUSTERS[word] for word in CLUSTERS if word in gpu), None)
-    if preset is None:
+    needed = ("ep_size", "tokens_per_rank", "hidden", "topk")
+    if preset is None or not all(row[key] for key in needed):
         return None
-    ranks, nodes = int(row["ep_size"]), int(row["n_nodes"])
+    ranks = int(float(row["ep_size"]))
+    nodes = int(float(row["n_nodes"] or -(-ranks // 8)))
     cluster = load_cluster({"preset": preset, "nodes": nodes, "devices_per_node": max(1, ranks // nodes)})
     dispatch = row["phase"] == "dispatch"
     return exchange(
@@ -52,8 +54,8 @@ def predicted(row: Mapping[str, str], kernel: ExchangeKernel | None = None) -> E
         ranks,
         kernel or KERNELS[style_of(row), row["phase"]],
         tokens=float(row["tokens_per_rank"]),
-        hidden=int(row["hidden"]),
-        top_k=int(row["topk"]),
+        hidden=int(float(row["hidden"])),
+        top_k=int(float(row["topk"])),
         experts=int(float(row["n_experts"] or EXPERTS)),
         element_bytes=FP8_BYTES if dispatch else BF16_BYTES,
         units=int(float(row["sms"] or UNITS)),
@@ -68,17 +70,18 @@ def rows() -> Iterator[Row]:
         raise LookupError(f"moe_all2all_deepep.csv: set {MEASURED} to the folder that holds it")
     for row in table:
         cost = predicted(row)
+        if not (row["latency_us"] or row["bandwidth_GBps"]):
+            continue
         timed = bool(row["latency_us"])
         metric, reported = ("time [us]", row["latency_us"]) if timed else ("bandwidth [GB/s]", row["bandwidth_GBps"])
         value = trivial = None
         if cost is not None:
-            nodes = int(row["n_nodes"])
-            moved = cost.logical_nic_bytes if nodes > 1 else cost.logical_bytes
+            moved = cost.logical_nic_bytes if cost.nic_bytes else cost.logical_bytes
             value = 1e6 * cost.time if timed else 1e-9 * moved / cost.time
             # The trivial baseline is the wire of a one-node link at the nominal rate.
             bandwidth = load_cluster("dgx-h100").link.bandwidth
             trivial = 1e6 * cost.logical_bytes / bandwidth if timed else 1e-9 * bandwidth
-        where = "between nodes" if int(row["n_nodes"]) > 1 else "inside a node"
+        where = "between nodes" if cost is not None and cost.nic_bytes else "inside a node"
         yield Row(
             FAMILY,
             f"expert {row['phase']}",
@@ -91,5 +94,5 @@ def rows() -> Iterator[Row]:
             row["source"],
             trivial,
             "calibration" if is_calibration(row) else "held out",
-            "" if cost is not None else "no preset describes this machine",
+            "" if cost is not None else "no preset describes this machine, or the row leaves out its shape",
         )

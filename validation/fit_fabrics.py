@@ -14,7 +14,7 @@ import numpy as np
 from ..hardware import Profile, load_cluster
 from ..hardware.sources import PRESETS
 from .claims import MEASURED, read_measured
-from .collectives import OPS, TORCH_CALL, by_torch, doubt, is_calibration, predicted
+from .collectives import OPS, TORCH_CALL, by_torch, doubt, is_calibration, nodes_of, predicted
 from .fit_profile import errors, fit
 from .profile_file import profile_text
 
@@ -56,7 +56,7 @@ def samples(gpu: str) -> list[Measured]:
         )
         for row in table
         if row["gpu"] == gpu
-        and row["n_nodes"] == "1"
+        and nodes_of(row) == 1
         and not doubt(row)
         and (by_torch(row) or "aiconfigurator" in row["source"])
     ]
@@ -80,7 +80,7 @@ def torch_call() -> float:
     rows = [
         row
         for row in read_measured("collectives_measured") or ()
-        if by_torch(row) and row["n_nodes"] == "1" and float(row["size_bytes"]) < 2**21
+        if by_torch(row) and nodes_of(row) == 1 and float(row["size_bytes"]) < 2**21
     ]
     found = [(row, predicted(row)) for row in rows]
     return float(np.median([1e-6 * float(row["time_us"]) - (p[0] - TORCH_CALL) for row, p in found if p is not None]))

@@ -108,6 +108,12 @@ def test_a_pair_in_a_mesh_has_one_link_and_eight_have_all():
     assert cluster.share(8) == pytest.approx(1.0)
 
 
+def test_a_message_in_a_mesh_has_one_link_however_many_take_part():
+    cluster = load_cluster("mi300x-8")
+    two, eight = (Communicator(cluster, n).collective("send_recv", 2.0**30).time for n in (2, 8))
+    assert two == eight > 2.0**30 / (cluster.link.bandwidth / 7)
+
+
 def test_half_duplex_halves_a_ring():
     full, half = (load_cluster({"preset": "pcie-8", "link": {"duplex": duplex}}) for duplex in ("full", "half"))
     times = [Communicator(cluster, 4).collective("all_gather", 2.0**30).time for cluster in (full, half)]
