@@ -79,14 +79,21 @@ def _load(items: tuple[tuple[str, Any], ...]) -> Cluster:
     return load_cluster(dict(items))
 
 
-def predicted(row: Mapping[str, str]) -> tuple[float, float] | None:
-    """(predicted time, time on the wire alone) of a row [s]; None where no preset or rank count fits."""
+def predicted(row: Mapping[str, str], changes: Mapping[str, Any] | None = None) -> tuple[float, float] | None:
+    """(predicted time, time on the wire alone) of a row [s]; None where no preset or rank count fits.
+
+    Parameters
+    ----------
+    row : Mapping
+    changes : Mapping, optional
+        What to change about the cluster.
+    """
     place = cluster_of(row)
     ranks, size = int(row["n_gpus"]), float(row["size_bytes"])
     kind = OPS.get(row["op"], row["op"])
     if place is None or kind not in KINDS:
         return None
-    cluster = _load(tuple(place.items()))
+    cluster = load_cluster({**place, **changes}) if changes else _load(tuple(place.items()))
     if ranks > cluster.size:
         return None
     pinned = "ring" if "disabled" in row["algo"].lower() else None
@@ -113,12 +120,14 @@ def metric_of(row: Mapping[str, str]) -> str:
 def is_calibration(row: Mapping[str, str]) -> bool:
     """Whether the profiles are fitted to a row.
 
-    Every other power of two of the nccl-tests tables inside a node, and every other size of the longer
-    B200 run, which is what shows the switch at sizes of gigabytes.
+    Every other power of two of the nccl-tests tables inside a node, every other size of the longer
+    B200 run, which is what shows the switch at sizes of gigabytes, and of the run over EFA adapters.
     """
     bits = int(float(row["size_bytes"])).bit_length()
-    if nodes_of(row) != 1 or doubt(row):
+    if doubt(row):
         return False
+    if nodes_of(row) != 1:
+        return "EFA" in row["fabric"] and bits % 4 == 2
     if row["tool"] == "nccl-tests":
         return (
             "aiconfigurator" in row["source"]

@@ -86,6 +86,23 @@ def torch_call() -> float:
     return float(np.median([1e-6 * float(row["time_us"]) - (p[0] - TORCH_CALL) for row, p in found if p is not None]))
 
 
+def adapter_latency() -> float:
+    """One latency of EFA adapters that predicts its calibration rows best [s]."""
+    from scipy.optimize import minimize_scalar
+
+    rows = [row for row in read_measured("collectives_measured") or () if nodes_of(row) > 1 and is_calibration(row)]
+    seconds = np.array([1e-6 * float(row["time_us"]) for row in rows])
+
+    def misfit(microseconds: float) -> float:
+        hop = f"{microseconds} us"
+        nic = {"preset": "efa400", "latency": hop, "bulk_latency": hop}
+        found = [predicted(row, {"nic": nic}) for row in rows]
+        times = np.array([pair[0] for pair in found if pair is not None])
+        return float(np.abs(np.log(times / seconds)).sum())
+
+    return 1e-6 * float(minimize_scalar(misfit, bounds=(5.0, 150.0), method="bounded").x)
+
+
 def main() -> None:
     """Fit every family; write the presets when asked to."""
     for family, (gpu, preset) in FAMILIES.items():
@@ -105,6 +122,7 @@ def main() -> None:
         if "--write" in sys.argv:
             path = PRESETS / "profiles" / f"{family}.yaml"
             path.write_text(text(replace(found.profile, error=error), family, len(seen)), encoding="utf-8")
+    print(f"efa400: latency {1e6 * adapter_latency():.0f} us")
     print(
         f"torch adds {1e6 * torch_call():.1f} us to a call by the shipped profiles (TORCH_CALL: {1e6 * TORCH_CALL:.0f})"
     )
