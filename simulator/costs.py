@@ -41,9 +41,7 @@ class FabricCosts:
         self.local = min(size, cluster.devices_per_node)
         self.nodes = -(-size // cluster.devices_per_node)
         self._shares = {everyone: cluster.share(self.local, everyone) for everyone in (False, True)}
-        network = {everyone: self._network(everyone) for everyone in (False, True)}
-        self._outside = {everyone: share for everyone, (share, _) in network.items()}
-        self._way = {everyone: latency for everyone, (_, latency) in network.items()}
+        self._networks: dict[bool, tuple[float, float]] = {}
 
     def ring_bandwidth(self, protocol: str = BULK) -> float:
         """Payload bandwidth of a ring through the group, per rank and direction [B/s]."""
@@ -62,6 +60,11 @@ class FabricCosts:
 
     def _network(self, everyone: bool) -> tuple[float, float]:
         """Part of the adapters' bandwidth the network has room for, and what its ways take [s]."""
+        if everyone not in self._networks:
+            self._networks[everyone] = self._asked(everyone)
+        return self._networks[everyone]
+
+    def _asked(self, everyone: bool) -> tuple[float, float]:
         cluster = self.cluster
         if cluster.network is None or cluster.nic is None or self.nodes == 1:
             return 1.0, 0.0
@@ -77,7 +80,7 @@ class FabricCosts:
     def adapter_rate(self, protocol: Protocol, everyone: bool = False) -> float:
         """Payload rate of an adapter [B/s]."""
         assert self.cluster.nic is not None
-        return self.cluster.nic.bandwidth * protocol.efficiency * self._outside[everyone]
+        return self.cluster.nic.bandwidth * protocol.efficiency * self._network(everyone)[0]
 
     def rate(self, inside: Protocol, everyone: bool = False) -> float:
         """Payload rate of a rank inside its node [B/s]."""
@@ -93,7 +96,7 @@ class FabricCosts:
         assert self.cluster.nic is not None
         profile = self.cluster.nic.profile
         found = profile.bulk if protocol == BULK else profile.low
-        return replace(found, hop=found.hop + self._way[False])
+        return replace(found, hop=found.hop + self._network(False)[1])
 
     def ring(self, kind: str, size: Any, protocol: str) -> Any:
         """One ring through all ranks; a broadcast or reduce streams through it."""
@@ -167,4 +170,4 @@ class FabricCosts:
         if self.nodes > 1 and self.cluster.nic is not None:
             profiles.append(self.cluster.nic.profile)
         found = [profile.exchange_bulk if protocol == BULK else profile.exchange_low for profile in profiles]
-        return found[0], replace(found[1], base=found[1].base + self._way[True]) if len(found) > 1 else None
+        return found[0], replace(found[1], base=found[1].base + self._network(True)[1]) if len(found) > 1 else None

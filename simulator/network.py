@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ..hardware.topology import Topology
 
-# Beyond this many messages an all-to-all is hashed between a sample of the senders and everyone.
+# Beyond this many messages an all-to-all is hashed for a sample of the distances between members.
 _MOST_MESSAGES = 2_000_000
 
 
@@ -72,10 +72,15 @@ def mean_latency(topology: Topology, local: int, members: int, everyone: bool) -
 
 
 def _even(topology: Topology, bandwidth: float, local: int, members: int, everyone: bool) -> float:
-    """By cuts: around every switch and what hangs on it, and around every pod."""
+    """By cuts: around every adapter, every switch and what hangs on it, and every pod."""
     node = np.arange(members) // local
     nodes = int(node[-1]) + 1
-    best, capacity = 1.0, topology.capacity
+    capacity = topology.capacity
+    carries = np.where(topology.failed, 0.0, topology.bandwidth)
+    ports = [
+        np.bincount(ends, carries, len(topology.vertices))[:members] for ends in (topology.source, topology.target)
+    ]
+    best = min(1.0, float(np.min(ports)) / bandwidth)
     for vertices in _parts(topology):
         inside = np.zeros(len(topology.vertices), bool)
         inside[vertices] = True
@@ -105,7 +110,6 @@ def _parts(topology: Topology) -> list[list[int]]:
         if source < topology.ranks and topology.kinds[target] != "device":
             hanging[target].append(source)
     parts = [[switch, *ranks] for switch, ranks in hanging.items()]
-    parts += [[rank] for rank in range(topology.ranks)]
     pods: dict[int, list[int]] = defaultdict(list)
     above = {
         int(leaf): topology.attributes[spine].get("pod")
@@ -131,16 +135,18 @@ def _hashed(
 ) -> float:
     """By routing every flow and looking at the busiest link."""
     rank = np.arange(members)
-    weight = 1.0
-    if everyone:
-        # With many members their messages even out: a sample of senders stands for all.
-        senders = max(local, min(members, _MOST_MESSAGES // (members * queue_pairs)))
-        chosen = rank[:: max(1, members // senders)]
-        source, target = (a.ravel() for a in np.meshgrid(chosen, rank, indexing="ij"))
+    if everyone and members * members * queue_pairs <= _MOST_MESSAGES:
+        source, target = (a.ravel() for a in np.meshgrid(rank, rank, indexing="ij"))
         away = source // local != target // local
         source, target = source[away], target[away]
-        weight = members / len(chosen)
-        amount = weight / np.bincount(source, minlength=members)[source]
+        amount = 1.0 / np.bincount(source, minlength=members)[source]
+    elif everyone:
+        # Everybody sends as far as everybody else, so that no port has more than its part.
+        count = max(1, _MOST_MESSAGES // (members * queue_pairs))
+        distances = np.unique(np.linspace(local, members - local, count).astype(np.int64))
+        source, distance = (a.ravel() for a in np.meshgrid(rank, distances, indexing="ij"))
+        target = (source + distance) % members
+        amount = np.full(len(source), 1.0 / len(distances))
     else:
         source, target = rank, _next(members, local)
         amount = np.ones(members)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from commlens.hardware import InputError, load_cluster
 from commlens.hardware.fabrics import fat_tree, switch, wan_star
-from commlens.simulator import Communicator
+from commlens.simulator import Communicator, network
 from commlens.simulator.flows import flow_times
 from commlens.simulator.network import share
 
@@ -64,6 +64,13 @@ def test_the_hashed_share_is_what_flows_take(everyone):
     size = 1e9 / np.bincount(source)[source]
     bound = flow_times(tree.resources(tree.paths(source, target)), size, tree.capacity).bound
     assert share(tree, NIC, 4, 32, everyone, queue_pairs=1) == pytest.approx(1e9 / NIC / bound)
+
+
+def test_a_sample_of_a_large_all_to_all_stands_for_all_of_it(monkeypatch):
+    tree = fat_tree(256, 16, NIC, 0.0, oversubscription=2.0)
+    whole = share(tree, NIC, 8, 256, True, queue_pairs=2)
+    monkeypatch.setattr(network, "_MOST_MESSAGES", 40_000)
+    assert share(tree, NIC, 8, 256, True, queue_pairs=2) == pytest.approx(whole, rel=0.1)
 
 
 def test_a_star_is_as_fast_as_its_slowest_site():
