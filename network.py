@@ -152,6 +152,7 @@ def collectives(
     from dataclasses import asdict
 
     from .hardware import load_cluster
+    from .hardware.profile import PROTOCOLS
     from .validation.calibrate import calibrate as fit
     from .validation.calibrate import source_of
     from .validation.logs import read_log
@@ -186,7 +187,7 @@ def collectives(
     print("\nProtocols (time = base + steps hop + (steps + copy) chunk / rate):\n")
     bandwidth = found.profile.link_bandwidth or 0.0
     rows = []
-    for key in ("low", "bulk", "exchange_low", "exchange_bulk"):
+    for key in PROTOCOLS:
         part = getattr(found.profile, key)
         rows.append(
             {

@@ -81,8 +81,8 @@ class Cluster:
         """Directed graph of `topology`, to read, draw and check."""
         return self.topology().graph()
 
-    def share(self, ranks: int, everyone: bool = False) -> float:
-        """Part of `link.bandwidth` each of the first `ranks` of a node can send with at once.
+    def share(self, ranks: int, everyone: bool = False, stride: int = 1) -> float:
+        """Part of `link.bandwidth` each of `ranks` of a node, from the first on, can send with at once.
 
         Parameters
         ----------
@@ -90,6 +90,8 @@ class Cluster:
         everyone : bool
             Whether each sends to all others in equal parts; else to its next in a ring. In a mesh a
             ring is as many rings as it takes to use every pair's link.
+        stride : int
+            From one of them to the next; the ranks between send in groups of their own.
 
         Returns
         -------
@@ -106,7 +108,12 @@ class Cluster:
         if everyone or self.fabric == "mesh":
             source, target = (a.ravel() for a in np.meshgrid(first, first, indexing="ij"))
             source, target = source[source != target], target[source != target]
-        load = inside.loads(inside.paths(source, target), ranks / len(source))
+        amount = ranks / len(source)
+        # Groups that start at the ranks between; the last of them may have fewer in this node.
+        source, target = ((a[:, None] * stride + np.arange(stride)).ravel() for a in (source, target))
+        here = (source < inside.ranks) & (target < inside.ranks)
+        source, target = source[here], target[here]
+        load = inside.loads(inside.paths(source, target), amount)
         return min(1.0, 1.0 / float((load * self.link.bandwidth / inside.capacity).max()))
 
     def node_topology(self) -> Topology:
@@ -147,7 +154,7 @@ class Cluster:
         InputError
             When there is no adapter, or `network` describes another number of them.
         """
-        from .fabrics import build_topology, switch
+        from .fabrics import build_topology, parameters, switch
 
         if self.nic is None:
             raise InputError(f"{self.name}: nic: missing (legal: an adapter, to join nodes)")
@@ -177,10 +184,3 @@ class Cluster:
         if self.nodes == 1:
             return self.node_topology()
         return compose([self.node_topology()] * self.nodes, self.network_topology(), nics=self.devices_per_node)
-
-
-def parameters(kind: str) -> set[str]:
-    """Options of a kind of fabric; none of an unknown one."""
-    from .fabrics.schemas import SCHEMAS
-
-    return set(SCHEMAS[kind].model_fields) if kind in SCHEMAS else set()

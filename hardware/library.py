@@ -9,7 +9,7 @@ from .cluster import Cluster
 from .device import Device, NearMemory
 from .errors import InputError
 from .link import Link, SwitchReduction
-from .profile import InSwitch, Profile, Protocol
+from .profile import PROTOCOLS, InSwitch, Profile, Protocol
 from .sources import What, gather, names
 from .units import format_rate
 
@@ -74,10 +74,10 @@ def load_link(what: What | Link, where: str = "link") -> Link:
     bandwidth = file.bandwidth if file.bandwidth is not None else start.link_bandwidth  # type: ignore[union-attr]
     if start is not None:
         start = start.over(bandwidth)  # type: ignore[arg-type]
-        fastest = max(p.efficiency for p in (start.low, start.bulk, start.exchange_low, start.exchange_bulk))
+        fastest = max(getattr(start, key).efficiency for key in PROTOCOLS)
         if fastest > 1:
             raise InputError(
-                f"{place}: bandwidth: below the {format_rate(fastest * bandwidth)} that profile {start.name} "  # type: ignore[operator]
+                f"{place}: bandwidth: below the {format_rate(fastest * bandwidth)} that profile {start.name} "
                 "measured (legal: a faster link, or the profile alone)"
             )
     profile = _profile(file, start)
@@ -139,7 +139,7 @@ def _profile(file: LinkFile, start: Profile | None) -> Profile:
             Protocol(base + hop, 0.0, _FLAGGED * efficiency),
             Protocol(base + bulk_hop, 0.0, efficiency),
         )
-    changes: dict[str, dict[str, float]] = {"low": {}, "bulk": {}, "exchange_low": {}, "exchange_bulk": {}}
+    changes: dict[str, dict[str, float]] = {key: {} for key in PROTOCOLS}
     if file.latency is not None:
         changes["low"]["hop"] = file.latency
     if file.bulk_latency is not None:
@@ -181,25 +181,25 @@ def load_cluster(what: What | Cluster, where: str = "cluster") -> Cluster:
                 f"{place}: p2p: false needs a nic to carry the traffic instead (legal: true, or a cluster with a nic)"
             )
         link = nic
-    described = isinstance(file.fabric, dict)
+    fabric, node = ("described", file.fabric) if isinstance(file.fabric, dict) else (file.fabric, None)
     cluster = Cluster(
         file.name,
         device,
         file.devices_per_node,
         file.nodes,
-        "described" if isinstance(file.fabric, dict) else file.fabric,
+        fabric,
         link,
         nic,
         reduction,
         file.devices_per_switch,
         file.uplink,
-        file.fabric if isinstance(file.fabric, dict) else None,
+        node,
         None if file.network is None else file.network.model_dump(exclude_none=True),
         file.pin,
         file.p2p,
         sources,
     )
-    if described:
+    if node is not None:
         cluster.node_topology()  # says what is wrong with it now rather than later
     if cluster.network is not None:
         cluster.network_topology()

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+PROTOCOLS = ("low", "bulk", "exchange_low", "exchange_bulk")
+"""Fields of a `Profile` that are protocols."""
+
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
@@ -100,17 +103,8 @@ class Profile:
             return self
         factor = self.link_bandwidth / bandwidth
 
-        def scaled(part: Protocol) -> Protocol:
-            return replace(part, efficiency=part.efficiency * factor)
-
-        switch = self.in_switch
-        return replace(
-            self,
-            low=scaled(self.low),
-            bulk=scaled(self.bulk),
-            exchange_low=scaled(self.exchange_low),
-            exchange_bulk=scaled(self.exchange_bulk),
-            in_switch=None if switch is None else replace(switch, efficiency=switch.efficiency * factor),
-            link_bandwidth=bandwidth,
-            absolute=False,
-        )
+        parts = {key: getattr(self, key) for key in (*PROTOCOLS, "in_switch")}
+        scaled = {
+            key: replace(part, efficiency=part.efficiency * factor) for key, part in parts.items() if part is not None
+        }
+        return replace(self, **scaled, link_bandwidth=bandwidth, absolute=False)

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..hardware.errors import InputError
 from .algorithms import KINDS, algorithm, algorithm_names
-from .algorithms.ring_times import reduce_scatter_time
 from .costs import BULK, LOW, FabricCosts
 
 if TYPE_CHECKING:
@@ -54,17 +53,20 @@ class Collective:
 
 
 class Communicator(FabricCosts):
-    """Collectives among the first `size` ranks of a cluster, filled node by node.
+    """Collectives among ranks 0, stride, 2 stride, ... of a cluster, filled node by node; see `FabricCosts`.
 
     Parameters
     ----------
     cluster : Cluster
     size : int
         Ranks in the group.
+    stride : int
+        From one rank of the group to the next, as of a data-parallel group beside tensor-parallel neighbours; the
+        groups between do the same at the same time.
     """
 
-    def __init__(self, cluster: Cluster, size: int):
-        super().__init__(cluster, size)
+    def __init__(self, cluster: Cluster, size: int, stride: int = 1):
+        super().__init__(cluster, size, stride)
         self._known: dict[tuple[str, float], Collective] = {}
 
     def all_reduce(self, size: float) -> Collective:
@@ -159,7 +161,7 @@ class Communicator(FabricCosts):
         There is no final pass; every chunk is written once as it arrives and read once to be sent on.
         """
         n, chunk = self.size, size / self.size
-        time = float(reduce_scatter_time(n, size, self.ring_bandwidth(), self.hop_latency()))
+        time = float(algorithm("ring").time("reduce_scatter", n, size, self.ring_bandwidth(), self.hop_latency()))
         moved, read = chunk * (2 * n - 3), chunk * (n - 2)
         sent = (n - 1) * chunk
         return Collective("reduce_scatter", "ring, near memory", BULK, time, sent, moved, read, 0)

@@ -12,35 +12,48 @@ rank; its two levels are taken one after the other, as published runs over two a
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from math import log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .algorithms.ring_times import all_gather_time, all_reduce_time, reduce_scatter_time
+from .algorithms import algorithm
 
 if TYPE_CHECKING:
     from ..hardware import Cluster, Protocol
+    from ..hardware.topology import Topology
 
-_FORMULAS = {"all_reduce": all_reduce_time, "reduce_scatter": reduce_scatter_time, "all_gather": all_gather_time}
 BULK, LOW = "bulk", "low latency"
 
 
 class FabricCosts:
-    """Times of algorithms and protocols among the first `size` ranks of a cluster, filled node by node.
+    """Times of algorithms and protocols among ranks 0, stride, 2 stride, ... of a cluster, filled node by node.
+
+    The groups that start at the ranks between, `stride` in all, do the same at the same time, each rank with an
+    adapter of its own. What they leave one another of a described network is that of all their ranks going round
+    node by node, or, in an exchange, each to all adapters of the other nodes and not to its group's alone.
 
     Parameters
     ----------
     cluster : Cluster
     size : int
         Ranks in the group.
+    stride : int
+        From one rank of the group to the next.
+
+    Attributes
+    ----------
+    local, nodes : int
+        Ranks in the node that has most of them, and nodes with any.
     """
 
-    def __init__(self, cluster: Cluster, size: int):
-        self.cluster, self.size = cluster, size
-        self.local = min(size, cluster.devices_per_node)
-        self.nodes = -(-size // cluster.devices_per_node)
-        self._shares = {everyone: cluster.share(self.local, everyone) for everyone in (False, True)}
+    def __init__(self, cluster: Cluster, size: int, stride: int = 1):
+        self.cluster, self.size, self.stride = cluster, size, stride
+        # No node has more than the first, which starts with one of the ranks.
+        self.local = min(size, -(-cluster.devices_per_node // stride))
+        self.nodes = min(size, (size - 1) * stride // cluster.devices_per_node + 1)
+        self._shares = {everyone: cluster.share(self.local, everyone, stride) for everyone in (False, True)}
         self._networks: dict[bool, tuple[float, float]] = {}
 
     def ring_bandwidth(self, protocol: str = BULK) -> float:
@@ -58,6 +71,10 @@ class FabricCosts:
             return inside
         return inside + (self.across(protocol).hop - inside) * self.nodes / self.size
 
+    @cached_property
+    def _topology(self) -> Topology:
+        return self.cluster.network_topology()
+
     def _network(self, everyone: bool) -> tuple[float, float]:
         """Part of the adapters' bandwidth the network has room for, and what its ways take [s]."""
         if everyone not in self._networks:
@@ -71,10 +88,11 @@ class FabricCosts:
         from .network import mean_latency, share
 
         queue_pairs, seed = cluster.network.get("queue_pairs"), cluster.network.get("seed", 0)
-        topology, local = cluster.network_topology(), cluster.devices_per_node
+        topology, local = self._topology, cluster.devices_per_node
+        members = min(self.size * self.stride, cluster.size)
         return (
-            share(topology, cluster.nic.bandwidth, local, self.size, everyone, queue_pairs, seed),
-            mean_latency(topology, local, self.size, everyone),
+            share(topology, cluster.nic.bandwidth, local, members, everyone, queue_pairs, seed),
+            mean_latency(topology, local, members, everyone),
         )
 
     def adapter_rate(self, protocol: Protocol, everyone: bool = False) -> float:
@@ -108,7 +126,7 @@ class FabricCosts:
             base = base + 3 * chunk / (device.memory_bandwidth * device.memory_efficiency)
         if kind in ("broadcast", "reduce"):  # the whole buffer streams through all ranks
             return base + (n - 1) * self.hop_latency(protocol) + size / bandwidth
-        return _FORMULAS[kind](n, size, bandwidth, self.hop_latency(protocol), base)
+        return algorithm("ring").time(kind, n, size, bandwidth, self.hop_latency(protocol), base)
 
     def tree(self, size: Any) -> Any:
         """Chains inside the nodes, then a double binary tree between them."""
@@ -153,7 +171,7 @@ class FabricCosts:
             if across is not None and cluster.nic is not None:
                 return across.base + across.hop + size / self.adapter_rate(across)
             # One message has one way, where a ring's may be spread over several.
-            pair = min(self._shares[False], self.cluster.share(2)) / self._shares[False]
+            pair = min(self._shares[False], self.cluster.share(2, stride=self.stride)) / self._shares[False]
             return inside.base + inside.hop + size / (rate * pair)
         chunk = size / n
         time = (self.local - 1 + inside.copy) * chunk / rate

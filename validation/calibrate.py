@@ -16,14 +16,14 @@ import numpy as np
 
 from ..hardware import Cluster, InputError, Link, Profile, Protocol, SwitchReduction, load_device
 from ..simulator.communicator import Communicator
-from .fit_profile import Fitted, errors, fit
+from .fit_profile import Fitted, errors, fit, with_profile
 from .logs.sample import Sample, bus_factor
+from .sizes import mean_errors, size_class
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEAST = 8  # samples a fit needs
-MIB = 2.0**20
 # Reduction in the switch is believed in when it takes this much off the error of the all-reduces it may do.
 CONVINCING = 0.02
 SWITCHED = 5  # ranks from which NCCL reduces in the switch on H200 (published runs)
@@ -88,11 +88,7 @@ def calibrate(samples: Sequence[Sample], cluster: Cluster | None = None, name: s
             place, missed = switched, other
     fitted = fit(used, place, name=name)
     table = _errors([used[i] for i in order], missed)
-    error = {
-        label: float(np.abs(missed[[(used[i].size >= MIB) is large for i in order]]).mean())
-        for label, large in (("1 MiB and more", True), ("below 1 MiB", False))
-        if any((used[i].size >= MIB) is large for i in order)
-    }
+    error = mean_errors([used[i].size for i in order], missed)
     if cluster is None and np.abs(missed).mean() > POOR:
         notes.append("a switch does not describe these samples: name the cluster they were measured on")
     profile = replace(fitted.profile, error=error, absolute=cluster is None)
@@ -181,7 +177,7 @@ def _errors(samples: Sequence[Sample], missed: np.ndarray) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "kind": [s.kind for s in samples],
-            "size": ["1 MiB and more" if s.size >= MIB else "below 1 MiB" for s in samples],
+            "size": [size_class(s.size) for s in samples],
             "error": np.abs(missed),
             "trivial": [abs(_nearest(sample, samples) / sample.time - 1) for sample in samples],
         }
@@ -203,11 +199,7 @@ def _breaks(profile: Profile, cluster: Cluster, samples: Sequence[Sample]) -> pd
     """Sizes from which the library takes another algorithm or protocol, by the fitted profile."""
     import pandas as pd
 
-    place = cluster.replace(link=replace(cluster.link, profile=profile, latency=profile.low.hop))
-    switch = cluster.switch_reduction
-    if switch is not None and profile.in_switch is not None:
-        own = profile.in_switch
-        place = place.replace(switch_reduction=replace(switch, base=own.base, efficiency=own.efficiency))
+    place = with_profile(cluster, profile)
     rows = []
     for kind, ranks in sorted({(s.kind, s.ranks) for s in samples}):
         group = Communicator(place, ranks)

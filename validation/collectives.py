@@ -11,6 +11,7 @@ from ..hardware import Cluster, load_cluster
 from ..simulator.algorithms import KINDS
 from ..simulator.communicator import Communicator
 from .claims import MEASURED, Row, read_measured
+from .sizes import MIB, size_class
 
 FAMILY = "network"
 OPS = {"alltoall": "all_to_all", "sendrecv": "send_recv", "allreduce": "all_reduce", "allgather": "all_gather"}
@@ -75,8 +76,37 @@ def cluster_of(row: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 @cache
-def _load(items: tuple[tuple[str, Any], ...]) -> Cluster:
-    return load_cluster(dict(items))
+def shared_cluster(**fields: Any) -> Cluster:
+    """Cluster of a mapping of plain values, read once for all rows that have it."""
+    return load_cluster(fields)
+
+
+def measured_row(
+    row: Mapping[str, str],
+    technique: str,
+    setting: str,
+    metric: str,
+    reported: str,
+    found: tuple[float, float] | None,
+    calibration: bool,
+    reason: str,
+) -> Row:
+    """What validation says of a row of a measured table; `found` is (predicted, trivial baseline), if anything is."""
+    value, trivial = (None, None) if found is None else found
+    split = "calibration" if calibration else "held out"
+    return Row(
+        FAMILY,
+        technique,
+        row["row_id"],
+        setting,
+        metric,
+        float(reported),
+        value,
+        row["source"],
+        trivial,
+        split,
+        reason,
+    )
 
 
 def predicted(row: Mapping[str, str], changes: Mapping[str, Any] | None = None) -> tuple[float, float] | None:
@@ -93,7 +123,7 @@ def predicted(row: Mapping[str, str], changes: Mapping[str, Any] | None = None) 
     kind = OPS.get(row["op"], row["op"])
     if place is None or kind not in KINDS:
         return None
-    cluster = load_cluster({**place, **changes}) if changes else _load(tuple(place.items()))
+    cluster = load_cluster({**place, **changes}) if changes else shared_cluster(**place)
     if ranks > cluster.size:
         return None
     pinned = "ring" if "disabled" in row["algo"].lower() else None
@@ -114,7 +144,7 @@ def metric_of(row: Mapping[str, str]) -> str:
     """Name of the error a row counts in."""
     if nodes_of(row) > 1:
         return "time between nodes [us]"
-    return f"time inside a node, {'1 MiB and more' if float(row['size_bytes']) >= 2**20 else 'below 1 MiB'} [us]"
+    return f"time inside a node, {size_class(float(row['size_bytes']))} [us]"
 
 
 def is_calibration(row: Mapping[str, str]) -> bool:
@@ -144,7 +174,7 @@ def doubt(row: Mapping[str, str]) -> str:
         return BROKEN if "p2p" in notes else "marked suspect in the table: it repeats another device's file"
     if "slow fabric" in notes:
         return UNDOCUMENTED
-    if "imprecise" in notes and float(row["size_bytes"]) < 2**20:
+    if "imprecise" in notes and float(row["size_bytes"]) < MIB:
         return "printed with two decimals of bus bandwidth, too few at this size"
     if "kineto" in row["tool"]:
         return WAITING
@@ -159,16 +189,13 @@ def rows() -> Iterator[Row]:
     for row in table:
         found = predicted(row)
         why = doubt(row)
-        yield Row(
-            FAMILY,
+        yield measured_row(
+            row,
             OPS.get(row["op"], row["op"]),
-            row["row_id"],
             f"{row['gpu']}, {row['n_gpus']} ranks, {float(row['size_bytes']):.0f} B, {row['fabric']}",
             metric_of(row) + (", doubtful rows" if why else ""),
-            float(row["time_us"]),
-            None if found is None else 1e6 * found[0],
-            row["source"],
-            None if found is None else 1e6 * found[1],
-            "calibration" if is_calibration(row) else "held out",
+            row["time_us"],
+            None if found is None else (1e6 * found[0], 1e6 * found[1]),
+            is_calibration(row),
             why if found is not None else "no preset describes this machine, or no model this operation",
         )

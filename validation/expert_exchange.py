@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ..hardware import load_cluster
 from ..simulator.expert_exchange import BF16_BYTES, FP8_BYTES, KERNELS, Exchange, ExchangeKernel, exchange
 from .claims import MEASURED, Row, read_measured
+from .collectives import measured_row, shared_cluster
 
-FAMILY = "network"
 CLUSTERS = {
     "sm90": "dgx-h100",  # some rows name the generation only, or H800 and H100 in one breath
     "sm100": "hgx-b200",
@@ -47,7 +46,7 @@ def predicted(row: Mapping[str, str], kernel: ExchangeKernel | None = None) -> E
         return None
     ranks = int(float(row["ep_size"]))
     nodes = int(float(row["n_nodes"] or -(-ranks // 8)))
-    cluster = load_cluster({"preset": preset, "nodes": nodes, "devices_per_node": max(1, ranks // nodes)})
+    cluster = shared_cluster(preset=preset, nodes=nodes, devices_per_node=max(1, ranks // nodes))
     dispatch = row["phase"] == "dispatch"
     return exchange(
         cluster,
@@ -68,31 +67,31 @@ def rows() -> Iterator[Row]:
     table = read_measured("moe_all2all_deepep")
     if table is None:
         raise LookupError(f"moe_all2all_deepep.csv: set {MEASURED} to the folder that holds it")
+    # The trivial baseline is the wire of a one-node link at the nominal rate.
+    bandwidth = shared_cluster(preset="dgx-h100").link.bandwidth
     for row in table:
         cost = predicted(row)
         if not (row["latency_us"] or row["bandwidth_GBps"]):
             continue
         timed = bool(row["latency_us"])
         metric, reported = ("time [us]", row["latency_us"]) if timed else ("bandwidth [GB/s]", row["bandwidth_GBps"])
-        value = trivial = None
+        found = None
         if cost is not None:
             moved = cost.logical_nic_bytes if cost.nic_bytes else cost.logical_bytes
-            value = 1e6 * cost.time if timed else 1e-9 * moved / cost.time
-            # The trivial baseline is the wire of a one-node link at the nominal rate.
-            bandwidth = load_cluster("dgx-h100").link.bandwidth
-            trivial = 1e6 * cost.logical_bytes / bandwidth if timed else 1e-9 * bandwidth
+            found = (
+                (1e6 * cost.time, 1e6 * cost.logical_bytes / bandwidth)
+                if timed
+                else (1e-9 * moved / cost.time, 1e-9 * bandwidth)
+            )
         where = "between nodes" if cost is not None and cost.nic_bytes else "inside a node"
-        yield Row(
-            FAMILY,
+        yield measured_row(
+            row,
             f"expert {row['phase']}",
-            row["row_id"],
             f"{row['gpu']}, {row['kernel']}, {row['ep_size']} ranks, {row['tokens_per_rank']} tokens of "
             f"{row['hidden']}, top {row['topk']}",
             f"{style_of(row)} {where}, {metric}",
-            float(reported),
-            value,
-            row["source"],
-            trivial,
-            "calibration" if is_calibration(row) else "held out",
+            reported,
+            found,
+            is_calibration(row),
             "" if cost is not None else "no preset describes this machine, or the row leaves out its shape",
         )

@@ -17,6 +17,7 @@ from .claims import MEASURED, read_measured
 from .collectives import OPS, TORCH_CALL, by_torch, doubt, is_calibration, nodes_of, predicted
 from .fit_profile import errors, fit
 from .profile_file import profile_text
+from .sizes import SIZE_CLASSES, mean_errors, size_class
 
 # Bandwidth NCCL counts on per NVLink (src/graph/topo.h: SM80, SM90 and SM100 links), over the nominal
 # 25, 25 and 50 GB/s. PCIe has no such number that its host keeps to, so there it is fitted.
@@ -64,7 +65,7 @@ def samples(gpu: str) -> list[Measured]:
 
 def text(profile: Profile, family: str, count: int) -> str:
     """The preset file of a profile."""
-    large, small = profile.error["1 MiB and more"], profile.error["below 1 MiB"]
+    large, small = (profile.error[name] for name in SIZE_CLASSES)
     source = (
         f"fitted by commlens.validation.fit_fabrics to {count} nccl-tests rows ({LIBRARY[family]}, aiconfigurator "
         f"tables); held-out mean error {large:.1%} from 1 MiB, {small:.1%} below"
@@ -110,18 +111,19 @@ def main() -> None:
         seen = [row for row in rows if row.seen]
         fixed = {"bulk.efficiency": RING[family]} if family in RING else {}
         found = fit(seen, cluster, fixed, family)
-        error = {}
-        for name, large in (("1 MiB and more", True), ("below 1 MiB", False)):
-            for split in (True, False):
-                part = [row for row in rows if row.seen is split and (row.size >= 2**20) is large]
-                mean = float(np.abs(errors(found.profile, cluster, part)).mean())
-                print(f"{family}, {name}, {'fitted to' if split else 'left out'}: {len(part)} rows, {mean:.1%}")
-                if not split:
-                    error[name] = mean
+        parts = {"fitted to": seen, "left out": [row for row in rows if not row.seen]}
+        means = {
+            said: mean_errors([row.size for row in part], errors(found.profile, cluster, part))
+            for said, part in parts.items()
+        }
+        for name in SIZE_CLASSES:
+            for said, part in parts.items():
+                count = sum(size_class(row.size) == name for row in part)
+                print(f"{family}, {name}, {said}: {count} rows, {means[said][name]:.1%}")
         print(f"  {len(found.free)} numbers fitted: {found.profile}")
         if "--write" in sys.argv:
             path = PRESETS / "profiles" / f"{family}.yaml"
-            path.write_text(text(replace(found.profile, error=error), family, len(seen)), encoding="utf-8")
+            path.write_text(text(replace(found.profile, error=means["left out"]), family, len(seen)), encoding="utf-8")
     print(f"efa400: latency {1e6 * adapter_latency():.0f} us")
     print(
         f"torch adds {1e6 * torch_call():.1f} us to a call by the shipped profiles (TORCH_CALL: {1e6 * TORCH_CALL:.0f})"

@@ -76,13 +76,18 @@ class Fitted:
     cost: float
 
 
+def with_profile(cluster: Cluster, profile: Profile) -> Cluster:
+    """The cluster whose link, and the reduction in whose switch, are as a profile has them."""
+    changed = cluster.replace(link=replace(cluster.link, profile=profile, latency=profile.low.hop))
+    switch, measured = cluster.switch_reduction, profile.in_switch
+    if switch is None or measured is None:
+        return changed
+    return changed.replace(switch_reduction=replace(switch, base=measured.base, efficiency=measured.efficiency))
+
+
 def predict(profile: Profile, cluster: Cluster, samples: Sequence[Sample]) -> np.ndarray:
     """Times of the samples on a cluster whose link has a profile [s], of shape (samples,)."""
-    changed = cluster.replace(link=replace(cluster.link, profile=profile, latency=profile.low.hop))
-    switch = cluster.switch_reduction
-    if switch is not None and profile.in_switch is not None:
-        measured = profile.in_switch
-        changed = changed.replace(switch_reduction=replace(switch, base=measured.base, efficiency=measured.efficiency))
+    changed = with_profile(cluster, profile)
     times = np.empty(len(samples))
     groups: dict[tuple[str, int], list[int]] = {}
     for index, sample in enumerate(samples):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..hardware import Profile, Protocol
+from ..hardware.profile import PROTOCOLS
 
 
 def profile_text(profile: Profile, title: str, source: str, wire: str, notes: Mapping[str, str] | None = None) -> str:
@@ -28,7 +29,7 @@ def profile_text(profile: Profile, title: str, source: str, wire: str, notes: Ma
     lines = [f"# {title}", f'link_bandwidth: {{value: "{profile.link_bandwidth / 1e9:.6g} GB/s", source: "{wire}"}}']
     if profile.absolute:
         lines.append("absolute: true")
-    for key in ("low", "bulk", "exchange_low", "exchange_bulk"):
+    for key in PROTOCOLS:
         said = source + more.get(key, "")
         lines.append(f'{key}: {{value: {_protocol(getattr(profile, key))}, source: "{said}"}}')
     lines.append(f'bulk_bias: {{value: {profile.bulk_bias:g}, source: "{source}"}}')

@@ -1,7 +1,7 @@
 """The networks there are: one function each, from a few numbers to a `Topology`."""
 
 from .clos import fat_tree
-from .described import FABRICS, build_topology
+from .described import FABRICS, build_topology, parameters
 from .direct import full_mesh, ring, torus
 from .dragonfly import dragonfly
 from .host import pcie_tree, switch
@@ -18,6 +18,7 @@ __all__ = [
     "fat_tree",
     "full_mesh",
     "leaf_spine",
+    "parameters",
     "pcie_tree",
     "ring",
     "switch",

@@ -58,7 +58,7 @@ def mixed(islands: list[dict[str, Any]], outer: dict[str, Any], where: str = "",
     given = {key: value for key, value in outer.items() if key != "kind"}
     if "kind" not in outer:
         raise InputError(f"{place}.kind: missing (legal: {', '.join(FABRICS)})")
-    if "ranks" in _fields(outer["kind"]) and "ranks" not in given:
+    if "ranks" in parameters(outer["kind"]) and "ranks" not in given:
         given["ranks"] = _adapters(parts, options.get("nics"))
     between = build_topology(outer["kind"], given, place)
     renamed = {"nics": "nics", "nic_bandwidth": "bandwidth", "nic_latency": "latency", "forward": "forward"}
@@ -141,8 +141,8 @@ def _checked(schema: type[Schema], data: Mapping[str, Any], where: str) -> Schem
         raise InputError(_below(where, str(problem).removeprefix(": "))) from None
 
 
-def _fields(kind: Any) -> set[str]:
-    """Options of a kind."""
+def parameters(kind: Any) -> set[str]:
+    """Options of a kind of fabric; none of an unknown one."""
     from .schemas import SCHEMAS
 
     return set(SCHEMAS[kind].model_fields) if isinstance(kind, str) and kind in SCHEMAS else set()

@@ -9,6 +9,7 @@ is the same in closed form for scalars or arrays. A new algorithm is a new file 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -29,6 +30,7 @@ def register(cls: Callable[[], Algorithm]) -> Callable[[], Algorithm]:
     return cls
 
 
+@cache  # listing the folder takes longer than most of what the algorithms are asked
 def _load() -> dict[str, Algorithm]:
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")

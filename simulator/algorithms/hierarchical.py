@@ -16,6 +16,13 @@ def _nodes(n: int, local: int) -> int:
     return n // local
 
 
+def _outer(
+    rate: Any, hop: Any, outer_bandwidth: Any = None, outer_latency: Any = None, **options: Any
+) -> tuple[Any, Any]:
+    """Rate and hop between the nodes; those inside where nothing else is said."""
+    return rate if outer_bandwidth is None else outer_bandwidth, hop if outer_latency is None else outer_latency
+
+
 @register
 class Hierarchical(Algorithm):
     """Ring reduce-scatter inside, ring all-reduce across with 1 / local of the data, ring all-gather inside.
@@ -66,13 +73,9 @@ class Hierarchical(Algorithm):
         nodes, phases = _nodes(n, local), 2 if kind == "all_reduce" else 1
         return phases * (local - 1) / local * size, phases * (nodes - 1) / nodes * size / local
 
-    def cost(
-        self, kind: str, n: Any, size: Any, rate: Any, hop: Any, local: int = 1,
-        outer_bandwidth: Any = None, outer_latency: Any = None, **options: Any,
-    ) -> Any:  # fmt: skip
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, local: int = 1, **options: Any) -> Any:
         """Sum of a ring inside and a ring of ``n / local`` across with ``size / local``."""
-        outer_rate = rate if outer_bandwidth is None else outer_bandwidth
-        outer_hop = hop if outer_latency is None else outer_latency
+        outer_rate, outer_hop = _outer(rate, hop, **options)
         within = (local - 1) * (hop + size / local / rate)
         across = (n / local - 1) * (outer_hop + size / n / outer_rate)
         return PHASES[kind] * (within + across)
@@ -111,12 +114,8 @@ class HierarchicalAllToAll(Algorithm):
         nodes = _nodes(n, local)
         return (local - 1) / local * size, (nodes - 1) / nodes * size
 
-    def cost(
-        self, kind: str, n: Any, size: Any, rate: Any, hop: Any, local: int = 1,
-        outer_bandwidth: Any = None, outer_latency: Any = None, **options: Any,
-    ) -> Any:  # fmt: skip
+    def cost(self, kind: str, n: Any, size: Any, rate: Any, hop: Any, local: int = 1, **options: Any) -> Any:
         """``(l - 1) (hop + size / l / rate) + (m - 1) (outer hop + size / m / outer rate)``, m nodes of l ranks."""
-        outer_rate = rate if outer_bandwidth is None else outer_bandwidth
-        outer_hop = hop if outer_latency is None else outer_latency
+        outer_rate, outer_hop = _outer(rate, hop, **options)
         nodes = n / local
         return (local - 1) * (hop + size / local / rate) + (nodes - 1) * (outer_hop + size / nodes / outer_rate)

@@ -13,20 +13,49 @@ from .routes import Routes, TopologyRoutes, demand_of
 from .schedule import Algorithm, Send
 
 
-class _Costs(NamedTuple):
-    """What every message costs besides its way."""
+class _Call(NamedTuple):
+    """What all messages of a collective have in common, where they go, and what each costs besides its way."""
 
+    program: Program
+    kind: str
+    stream: str
     bandwidth: float | None
     latency: float
     base: float
     priority: int
 
-    def duration(self, program: Program, amount: float, demand: Mapping[str, float]) -> float | None:
+    def duration(self, amount: float, demand: Mapping[str, float]) -> float | None:
         """Time of a message's bytes alone where the protocol is slower than the way; else None [s]."""
         if self.bandwidth is None:
             return None
-        needed = (load / program.resources[key].capacity for key, load in demand.items())
+        needed = (load / self.program.resources[key].capacity for key, load in demand.items())
         return max(amount / self.bandwidth, *needed, 0.0)
+
+    def send(
+        self,
+        rank: int,
+        channel: int,
+        amount: float,
+        after: Iterable[int],
+        demand: Mapping[str, float],
+        duration: float | None,
+        latency: float,
+        first: bool,
+    ) -> int:
+        """Append a message whose way has a latency; a rank's first on a channel bears the base."""
+        return self.program.add(
+            self.kind,
+            kind="communication",
+            rank=rank,
+            stream=f"{self.stream} {channel}" if channel else self.stream,
+            after=after,
+            demand=demand,
+            duration=duration,
+            latency=self.latency + latency + (self.base if first else 0.0),
+            priority=self.priority,
+            communication=self.kind,
+            communication_bytes=amount,
+        )
 
 
 def lower(
@@ -97,7 +126,7 @@ def lower(
         When an algorithm that is not symmetric is to be folded, or `after` has not one entry per rank.
     """
     algorithm.require(kind)
-    costs = _Costs(bandwidth, latency, base, priority)
+    call = _Call(program, kind, stream, bandwidth, latency, base, priority)
     if len(after) not in (0, 1 if folded else n):
         raise ValueError(f"{kind}: {len(after)} entries in after (legal: {1 if folded else n})")
     if n == 1:
@@ -108,27 +137,24 @@ def lower(
         if folded:
             if not algorithm.symmetric or kind in ("broadcast", "reduce"):
                 raise ValueError(f"{algorithm.name} {kind}: its ranks do different things, so none stands for all")
-            return _folded(program, algorithm, kind, n, size, routes, costs, after, stream, options)
+            return _folded(call, algorithm, n, size, routes, after, options)
         block = algorithm.block_size(kind, n, size, **options)
         sizes = None if weights is None else np.asarray(weights, float).ravel()
-        return _unfolded(program, algorithm, kind, n, block, sizes, routes, root, costs, after, stream, options)
+        return _unfolded(call, algorithm, n, block, sizes, routes, root, after, options)
     finally:
         if collecting:
             gc.enable()
 
 
 def _unfolded(
-    program: Program,
+    call: _Call,
     algorithm: Algorithm,
-    kind: str,
     n: int,
     block: float,
     sizes: np.ndarray | None,
     routes: Routes,
     root: int,
-    costs: _Costs,
     after: Sequence[Iterable[int]],
-    stream: str,
     options: Mapping[str, Any],
 ) -> list[tuple[int, ...]]:
     begun = [tuple(tasks) for tasks in after] or [()] * n
@@ -137,7 +163,7 @@ def _unfolded(
     latest: list[list[int]] = [[] for _ in range(n + 1)]  # by rank, the messages of the last round it was part of
     last: list[dict[int, int]] = [{} for _ in range(n + 1)]  # by rank and channel, the last message sent
     demands: dict[tuple[tuple[int, int, int], float], tuple[dict[str, float], float | None]] = {}
-    for sends in algorithm.rounds(kind, n, root, **options):
+    for sends in algorithm.rounds(call.kind, n, root, **options):
         done = []
         for send in sends:
             source, target, blocks, reduces, channel = send
@@ -156,25 +182,13 @@ def _unfolded(
             key = (source, target, channel)
             if (key, amount) not in demands:
                 demand = demand_of(routes(*key)[0], amount)
-                demands[key, amount] = demand, costs.duration(program, amount, demand)
+                demands[key, amount] = demand, call.duration(amount, demand)
             demand, duration = demands[key, amount]
-            task = program.add(
-                kind,
-                kind="communication",
-                rank=source,
-                stream=f"{stream} {channel}" if channel else stream,
-                after=waits,
-                demand=demand,
-                duration=duration,
-                latency=costs.latency + routes(*key)[1] + (costs.base if first else 0.0),
-                priority=costs.priority,
-                communication=kind,
-                communication_bytes=amount,
-            )
+            task = call.send(source, channel, amount, waits, demand, duration, routes(*key)[1], first)
             last[source][channel] = task
             done.append((task, target, blocks, reduces))
         if algorithm.rendezvous:
-            _meet(latest, [(task, program.tasks[task].rank, target) for task, target, _, _ in done])
+            _meet(latest, [(task, call.program.tasks[task].rank, target) for task, target, _, _ in done])
         for task, target, blocks, reduces in done:
             mine = written[target]
             for b in blocks:
@@ -198,22 +212,19 @@ def _ends(last: Mapping[int, int], written: Mapping[int, tuple[int, ...]], begun
 
 
 def _folded(
-    program: Program,
+    call: _Call,
     algorithm: Algorithm,
-    kind: str,
     n: int,
     size: float,
     routes: Routes,
-    costs: _Costs,
     after: Sequence[Iterable[int]],
-    stream: str,
     options: Mapping[str, Any],
 ) -> list[tuple[int, ...]]:
-    block = algorithm.block_size(kind, n, size, **options)
+    block = algorithm.block_size(call.kind, n, size, **options)
     waits: tuple[int, ...] = tuple(after[0]) if after else ()
     loads: dict[tuple[tuple[int, int], ...], list[dict[str, float]]] = {}
     first = True
-    for sends in algorithm.rounds(kind, n, 0, sources=[0], **options):
+    for sends in algorithm.rounds(call.kind, n, 0, sources=[0], **options):
         pattern = tuple((send.target, send.channel) for send in sends)
         if pattern not in loads:
             loads[pattern] = _everyone(sends, n, routes)
@@ -221,21 +232,8 @@ def _folded(
         for send, load in zip(sends, loads[pattern], strict=True):
             amount = block * len(send.blocks)
             demand = {key: amount * share for key, share in load.items()}
-            sent.append(
-                program.add(
-                    kind,
-                    kind="communication",
-                    rank=0,
-                    stream=f"{stream} {send.channel}" if send.channel else stream,
-                    after=waits,
-                    demand=demand,
-                    duration=costs.duration(program, amount, demand),
-                    latency=costs.latency + routes(0, send.target, send.channel)[1] + (costs.base if first else 0.0),
-                    priority=costs.priority,
-                    communication=kind,
-                    communication_bytes=amount,
-                )
-            )
+            duration, delay = call.duration(amount, demand), routes(0, send.target, send.channel)[1]
+            sent.append(call.send(0, send.channel, amount, waits, demand, duration, delay, first))
         # What reaches rank 0 is what others send at the same time as it does.
         waits = tuple(sent) if algorithm.chained else waits
         first = False

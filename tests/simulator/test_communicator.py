@@ -153,3 +153,69 @@ def test_every_algorithm_that_may_be_pinned_stays_above_the_wire(nodes):
                 continue
             cost = group.collective(kind, 1e8, name)
             assert cost.time >= wire_bound(kind, group.size, 1e8, cluster.link.bandwidth), name
+
+
+@given(st.sampled_from([1, 2, 4, 6, 8, 72]), st.integers(1, 100), st.integers(1, 100))
+def test_a_strided_group_counts_its_ranks_by_node(per_node, size, stride):
+    base = load_cluster({"preset": "dgx-h100", "nodes": 2})
+    group = Communicator(base.replace(devices_per_node=per_node, nodes=10_000), size, stride)
+    there = np.bincount(np.arange(size) * stride // per_node)
+    assert group.local == there.max()
+    assert group.nodes == np.count_nonzero(there)
+
+
+@given(
+    st.sampled_from(KINDS), st.sampled_from([2, 4, 8]), st.sampled_from([(1, 8), (2, 4), (4, 2)]), st.floats(1, 1e11)
+)
+def test_a_strided_group_is_one_of_nodes_with_fewer_devices(kind, nodes, split, size):
+    stride, per_node = split
+    cluster = load_cluster({"preset": "dgx-h100", "nodes": nodes})
+    few = Communicator(cluster.replace(devices_per_node=per_node), per_node * nodes)
+    strided = Communicator(cluster, per_node * nodes, stride)
+    assert strided.collective(kind, size) == few.collective(kind, size)
+
+
+def test_one_rank_a_node_needs_the_adapter_alone():
+    cluster = load_cluster({"preset": "dgx-h100", "nodes": 4})
+    alone, neighbours = Communicator(cluster, 4, stride=8), Communicator(cluster, 4)
+    assert (alone.local, alone.nodes) == (1, 4)
+    assert alone.all_gather(2.0**30).time >= 2.0**30 * 3 / 4 / cluster.nic.bandwidth
+    assert alone.all_gather(2.0**30).time > 3 * neighbours.all_gather(2.0**30).time
+    # farther apart there is still one a node
+    assert Communicator(cluster.replace(nodes=8), 4, stride=16).all_gather(1e9) == alone.all_gather(1e9)
+
+
+def test_a_strided_group_inside_a_node_takes_no_adapter():
+    cluster = load_cluster({"preset": "dgx-h100", "nodes": 2})
+    group = Communicator(cluster, 4, stride=2)
+    assert (group.local, group.nodes) == (4, 1)
+    assert group.all_reduce(2.0**28) == Communicator(cluster, 4).all_reduce(2.0**28)
+
+
+def test_groups_side_by_side_share_what_joins_their_halves_of_a_host():
+    cluster = load_cluster("pcie-8")
+    assert cluster.share(2) == cluster.share(4) == 1.0
+    assert cluster.share(2, stride=4) == pytest.approx(1 / 4)  # four pairs, each with a card behind either switch
+    assert load_cluster("t3-ring").share(4, stride=2) == pytest.approx(1 / 2)
+    assert load_cluster("dgx-h100").share(2, stride=4) == 1.0
+
+
+def test_a_strided_group_has_what_all_groups_leave_of_a_network():
+    base = {"preset": "dgx-h100", "nodes": 16}
+    tree = {"kind": "fat_tree", "per_leaf": 32, "oversubscription": 8, "latency": "1 us"}
+    near, far = load_cluster(base), load_cluster({**base, "network": tree})
+    whole, apart = Communicator(far, 128), Communicator(far, 16, stride=8)
+    assert apart.across("bulk") == whole.across("bulk")
+    assert apart.adapter_rate(apart.across("bulk")) == whole.adapter_rate(whole.across("bulk"))
+    assert apart.all_gather(2.0**30).time > 1.9 * Communicator(near, 16, stride=8).all_gather(2.0**30).time
+
+
+def test_a_group_builds_its_network_once(monkeypatch):
+    cluster = load_cluster({"preset": "dgx-h100", "nodes": 4, "network": {"kind": "fat_tree", "per_leaf": 16}})
+    built = []
+    build = type(cluster).network_topology
+    monkeypatch.setattr(type(cluster), "network_topology", lambda self: built.append(self) or build(self))
+    group = Communicator(cluster, 32)
+    for kind in KINDS:
+        assert group.collective(kind, 2.0**28).time > 0
+    assert built == [cluster]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from commlens.hardware import Protocol, load_cluster, load_profile
-from commlens.validation.fit_profile import errors, fit, predict
+from commlens.hardware import InSwitch, Protocol, load_cluster, load_profile
+from commlens.validation.fit_profile import errors, fit, predict, with_profile
 
 
 @dataclass(frozen=True)
@@ -76,3 +76,13 @@ def test_too_few_samples_are_refused():
     cluster, samples = measured()
     with pytest.raises(ValueError, match="8 or more"):
         fit(samples[:7], cluster)
+
+
+def test_a_cluster_takes_its_link_and_switch_from_a_profile():
+    cluster, profile = load_cluster("dgx-h100"), replace(TRUTH, in_switch=InSwitch(1e-5, 0.5))
+    changed = with_profile(cluster, profile)
+    assert (changed.link.profile, changed.link.latency) == (profile, TRUTH.low.hop)
+    assert (changed.switch_reduction.base, changed.switch_reduction.efficiency) == (1e-5, 0.5)
+    assert changed.switch_reduction.bandwidth == cluster.switch_reduction.bandwidth
+    assert with_profile(cluster, TRUTH).switch_reduction == cluster.switch_reduction  # it says nothing of a switch
+    assert with_profile(load_cluster("dgx-a100"), profile).switch_reduction is None
