@@ -52,13 +52,16 @@ class Device:
         Share of the peak a large GEMM reaches.
     memory_efficiency : float
         Share of the peak bandwidth a streaming kernel reaches.
+    sustained : float
+        Share of that speed which matrix products keep up over a whole training step, under power limits
+        and beside other kernels.
     near_memory : NearMemory or None
     sources : Mapping
         Where each number comes from.
     """
 
     name: str
-    peak_flops: Mapping[str, float]
+    peak_flops: Mapping[str, float] = field(hash=False)
     compute_units: int
     clock: float
     memory_bandwidth: float
@@ -70,6 +73,7 @@ class Device:
     gemm_tile: tuple[int, int]
     gemm_efficiency: float
     memory_efficiency: float
+    sustained: float = 1.0
     near_memory: NearMemory | None = None
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 

@@ -80,6 +80,7 @@ class DeviceFile(Strict):
     gemm_tile: Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
     gemm_efficiency: Share
     memory_efficiency: Share
+    sustained: Share = 1.0
     near_memory: NearMemoryFile | None = None
 
 

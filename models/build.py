@@ -8,12 +8,16 @@ neighbour is itself, which is what symmetry means.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
 
 from ..hardware import Cluster
 from ..simulator import Program
 from ..simulator.communicator import Collective, Communicator
+from .groups import Group, Groups, communicator
 from .kernels import Kernel, Kernels
-from .layers import Block
+from .layers import Block, Exchange, Work
 
 Handle = tuple[int, ...]
 
@@ -30,19 +34,38 @@ class Builder:
         Ranks in the group.
     fold : bool
         Simulate one rank for all of them.
+    groups : Groups, optional
+        Process groups of the whole plan; default the tensor-parallel one alone.
     """
 
-    def __init__(self, name: str, cluster: Cluster, kernels: Kernels, tp: int, fold: bool = True):
+    def __init__(
+        self,
+        name: str,
+        cluster: Cluster,
+        kernels: Kernels,
+        tp: int,
+        fold: bool = True,
+        groups: Groups | None = None,
+    ):
         self.program = Program(name)
         self.cluster, self.kernels, self.tp = cluster, kernels, tp
         self.device = cluster.device
         self.ranks = range(1 if fold else tp)
-        self.group = Communicator(cluster, tp)
+        self.groups = groups
+        self.tensor = Group(cluster, tp) if groups is None else groups.tp
         self.start: Handle = ()
+        self._last: Handle = ()  # of the compute stream
         for rank in self.ranks:
             self.program.resource(f"sm[{rank}]", 1.0)
             self.program.resource(f"hbm[{rank}]", self.device.memory_bandwidth)
             self.program.resource(f"link[{rank}]", cluster.link.bandwidth)
+            if cluster.nic is not None:
+                self.program.resource(f"nic[{rank}]", cluster.nic.bandwidth)
+
+    @cached_property
+    def group(self) -> Communicator:
+        """Communicator of the tensor-parallel ranks."""
+        return communicator(self.cluster, self.tensor.size, self.tensor.stride)
 
     def previous(self, rank: int) -> int:
         """The rank whose ring transfers arrive at `rank`."""
@@ -57,15 +80,35 @@ class Builder:
         """The tasks of the handles that belong to one rank."""
         return tuple(sorted({handle[index] for handle in handles if handle}))
 
-    def compute(self, work: Block | Iterable[Kernel], after: Handle) -> Handle:
+    def compute(self, work: Block | Iterable[Work], after: Handle) -> Handle:
         """Kernels one after the other on the compute stream; the handle of the last.
 
-        Without kernels, what they would have waited for is returned.
+        A block whose input is scattered over the ranks gathers it first. Without kernels, what they
+        would have waited for is returned.
         """
-        kernels = work.kernels if isinstance(work, Block) else tuple(work)
-        for kernel in kernels:
-            after = tuple(self.kernel(kernel, rank, self.own(i, after)) for i, rank in enumerate(self.ranks))
-        return after
+        if isinstance(work, Block):
+            if np.any(work.gather_bytes):
+                after = self.collective(self.tensor.collective("all_gather", work.gather_bytes), after, queued=True)
+            work = work.kernels
+        beside: tuple[Handle, ...] = ()
+        for item in work:
+            if isinstance(item, Exchange):
+                group = self.tensor if self.groups is None else self.groups[item.axis]
+                stream = "communication" if item.axis == "tp" else item.axis
+                cost = group.collective(item.kind, item.size)
+                # It is launched where it stands among the kernels, so it waits for those before.
+                done = self.collective(cost, after, stream, group=group, queued=True)
+                beside, after = (*beside, done) if item.covered else beside, after if item.covered else done
+                continue
+            after = self.run(item, after)
+            if beside:
+                after, beside = self.join((after, *beside)), ()
+        return self.join((after, *beside)) if beside else after
+
+    def run(self, kernel: Kernel, after: Handle) -> Handle:
+        """One kernel on every rank."""
+        self._last = tuple(self.kernel(kernel, rank, self.own(i, after)) for i, rank in enumerate(self.ranks))
+        return self._last
 
     def kernel(
         self,
@@ -135,12 +178,13 @@ class Builder:
         )
 
     def all_reduce(self, block: Block, after: Handle, units: int | None = None) -> Handle:
-        """Sum of the block's output over the group."""
-        return self.collective(self.group.all_reduce(block.output_bytes), after, units=units)
+        """Sum of the block's output over the group, scattered where the next block gathers its input."""
+        kind = "reduce_scatter" if np.any(block.gather_bytes) else "all_reduce"
+        return self.collective(self.tensor.collective(kind, block.output_bytes), after, units=units)
 
     def all_gather(self, block: Block, after: Handle) -> Handle:
         """Gather of the block's output, scattered over the group before."""
-        return self.collective(self.group.all_gather(block.output_bytes), after)
+        return self.collective(self.tensor.collective("all_gather", block.output_bytes), after)
 
     def collective(
         self,
@@ -149,6 +193,8 @@ class Builder:
         stream: str = "communication",
         units: int | None = None,
         shared: bool = True,
+        group: Group | None = None,
+        queued: bool = False,
     ) -> Handle:
         """A collective on one stream of every rank; starts when all ranks are ready.
 
@@ -161,14 +207,23 @@ class Builder:
             Compute units it occupies; default the channels of its protocol.
         shared : bool
             False leaves out what it takes from kernels beside it (an ideal overlap).
+        group : Group, optional
+            Who takes part; default the tensor-parallel group.
+        queued : bool
+            Whether it also waits for all kernels emitted so far.
         """
         if cost.time == 0.0:
             return after
+        if queued and self._last:
+            after = self.join((after, self._last)) if after else self._last
+        crossing = float((group or self.tensor).crossing(cost.kind, cost.sent_bytes))
         taken = cost.channels if units is None else units
         share = min(1.0, taken / self.device.compute_units)
         found = []
         for rank in self.ranks:
             demand = {f"link[{rank}]": min(cost.sent_bytes, cost.time * self.cluster.link.bandwidth)}
+            if crossing and self.cluster.nic is not None:
+                demand[f"nic[{rank}]"] = min(crossing, cost.time * self.cluster.nic.bandwidth)
             if shared:
                 demand[f"sm[{rank}]"] = cost.time * share
                 demand[f"hbm[{rank}]"] = min(cost.memory_bytes, cost.time * self.device.memory_bandwidth)

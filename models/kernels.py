@@ -29,6 +29,9 @@ K_STEP = 64
 # Share of the dense GEMM rate that a fused (flash) attention kernel reaches on long sequences:
 # FlashAttention-3 reports up to 740 of 989 TFLOP/s forward on H100 (arXiv 2407.08608).
 FLASH_EFFICIENCY = 0.7
+# Formats only matrix units have; activations around them, attention and messages are bf16.
+QUANTISE = "quantise"
+NARROW = ("fp8", "fp4", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,12 @@ class Kernel:
         Launch gap before it [s].
     shape : tuple of int, optional
         (m, n, k) of a GEMM; its output is m x n.
+    groups : float
+        Products of that shape in the launch.
+    core : bool
+        Part of the attention core: between the projections, without weights.
+    narrow : bool
+        A product in a narrow format, where the activations are wider.
     """
 
     name: str
@@ -56,6 +65,9 @@ class Kernel:
     time: float
     overhead: float = 0.0
     shape: tuple[float, float, float] | None = None
+    groups: float = 1
+    core: bool = False
+    narrow: bool = True
 
 
 def tiles(device: Device) -> list[tuple[int, int]]:
@@ -76,6 +88,7 @@ def gemm_time(
     dtype: str = "bf16",
     groups: ArrayLike = 1,
     read_bytes: ArrayLike | None = None,
+    output_size: float | None = None,
 ) -> Any:
     """Time of ``groups`` independent (m x k) @ (k x n) products in one kernel [s].
 
@@ -93,9 +106,12 @@ def gemm_time(
         Products in one launch (experts, heads).
     read_bytes : float or array, optional
         Operand bytes read from memory [B]; default each operand once.
+    output_size : float, optional
+        Bytes of an output element; default those of `dtype`.
     """
     m, n, k, groups = (np.asarray(value, dtype=float) for value in (m, n, k, groups))
     size = DTYPE_BYTES[dtype]
+    written = groups * (size if output_size is None else output_size) * m * n
     peak, units = device.flops(dtype), device.compute_units
     bandwidth = device.memory_bandwidth * device.memory_efficiency
     reads = groups * size * (m * k + k * n) if read_bytes is None else np.asarray(read_bytes, dtype=float)
@@ -108,9 +124,14 @@ def gemm_time(
             arithmetic = np.ceil(count / units) * units * 2 * tile_m * tile_n * depth / rate
             # A split product writes and re-reads its fp32 partial sums.
             partial = 8 * groups * m * n * split if split > 1 else 0
-            traffic = (reads + groups * size * m * n + partial) / bandwidth
+            traffic = (reads + written + partial) / bandwidth
             best = np.minimum(best, np.maximum(arithmetic, traffic))
     return best
+
+
+def larger(a: Any, b: Any) -> Any:
+    """The larger of two numbers, or of each pair in arrays."""
+    return max(a, b) if np.ndim(a) == np.ndim(b) == 0 else np.maximum(a, b)
 
 
 class Kernels:
@@ -122,11 +143,18 @@ class Kernels:
     software : Software
     dtype : str
         Number format of weights and activations.
+    training : bool
+        In training a narrow format is that of the matrix products alone.
     """
 
-    def __init__(self, device: Device, software: Software, dtype: str):
+    def __init__(self, device: Device, software: Software, dtype: str, training: bool = False):
+        if training:
+            device = replace(device, gemm_efficiency=device.gemm_efficiency * device.sustained)
+        self.passes = software.passes if training else 1.0
+        self.grouped = software.grouped_efficiency if training else 1.0
         self.device, self.software, self.dtype = device, software, dtype
-        self.size = DTYPE_BYTES[dtype]
+        self.wide = "bf16" if training and dtype in NARROW else dtype
+        self.size: float = DTYPE_BYTES[self.wide]
         self.bandwidth = device.memory_bandwidth * device.memory_efficiency
         gap = software.kernel_overhead
         self.overhead = device.launch_overhead if gap is None else gap
@@ -140,18 +168,33 @@ class Kernels:
         k: float,
         groups: float = 1,
         cached_output: bool = True,
+        wide: bool = False,
     ) -> Kernel:
         """(m x k) @ (k x n), `groups` times in one launch.
 
         Parameters
         ----------
         name : str
-        m, n, k : float
-        groups : float
+        m, n, k : float or array
+        groups : float or array
         cached_output : bool
             False where stores go past the cache.
+        wide : bool
+            In the format of the activations, not in a narrow one.
         """
-        key = (m, n, k, groups, cached_output)
+        dtype = self.wide if wide else self.dtype
+        size = DTYPE_BYTES[dtype]
+        work = 2.0 * groups * m * n * k
+        if any(isinstance(value, np.ndarray) for value in (m, n, k, groups)):
+            # Of many shapes at once each operand is counted once: what is read again from beyond the
+            # cache slows no product of a size that fills the device.
+            reads = size * groups * (m * k + k * n)
+            times = gemm_time(m, n, k, self.device, dtype, groups, reads, self.size)
+            times = times / np.where(np.greater(groups, 1) & (not wide), self.grouped, 1.0)
+            return Kernel(
+                name, work, reads + self.size * groups * m * n, times, self.overhead, (m, n, k), groups, narrow=not wide
+            )
+        key = (m, n, k, groups, cached_output, wide)
         if key not in self._gemms:
             if groups == 1:
                 reads = staged_reads(
@@ -161,23 +204,23 @@ class Kernels:
                     self.device.gemm_tile,
                     self.device.compute_units,
                     self.device.cache_capacity,
-                    self.size,
+                    size,
                     cached_output,
                 )
             else:
-                reads = self.size * groups * (m * k + k * n)
-            time = float(gemm_time(m, n, k, self.device, self.dtype, groups, reads))
+                reads = size * groups * (m * k + k * n)
+            time = float(gemm_time(m, n, k, self.device, dtype, groups, reads, self.size))
+            time = time / self.grouped if groups > 1 and not wide else time
             self._gemms[key] = reads + self.size * groups * m * n, time
         traffic, time = self._gemms[key]
-        return Kernel(name, 2.0 * groups * m * n * k, traffic, time, self.overhead, (m, n, k))
+        return Kernel(name, work, traffic, time, self.overhead, (m, n, k), groups, narrow=not wide)
 
     def uncached_gemm(self, gemm: Kernel) -> Kernel:
         """The same product with its output stored past the cache; `memory_bytes` are its reads only."""
         assert gemm.shape is not None
         m, n, k = gemm.shape
-        groups = round(gemm.flops / (2 * m * n * k), 9)
-        found = self.gemm(gemm.name, m, n, k, groups, cached_output=False)
-        return replace(found, memory_bytes=found.memory_bytes - self.size * groups * m * n)
+        found = self.gemm(gemm.name, m, n, k, gemm.groups, cached_output=False)
+        return replace(found, memory_bytes=found.memory_bytes - self.size * gemm.groups * m * n)
 
     def elementwise(self, name: str, elements: float, rows: float, streams: float) -> tuple[Kernel, ...]:
         """Kernel that reads or writes `streams` tensors of `elements`; none where it is fused away.
@@ -185,10 +228,19 @@ class Kernels:
         With a single row the GEMMs around it are matrix-vector products, which a compiler turns
         into generated kernels that absorb their elementwise neighbours.
         """
-        if rows == 1 and self.software.fuses_single_row:
+        if self.software.fuses_single_row and np.all(np.equal(rows, 1)):
             return ()
-        traffic = streams * elements * self.size
+        return self.streamed(name, streams * elements * self.size)
+
+    def streamed(self, name: str, traffic: float) -> tuple[Kernel, ...]:
+        """Kernel that moves `traffic` bytes through memory and computes next to nothing."""
+        traffic = traffic * self.passes
         return (Kernel(name, 0.0, traffic, traffic / self.bandwidth, self.overhead),)
+
+    def quantise(self, elements: float) -> tuple[Kernel, ...]:
+        """Operand of a product turned into a narrow format; none where the stack fuses it away."""
+        per_element = self.software.quantise_bytes
+        return self.streamed(QUANTISE, elements * per_element) if per_element else ()
 
     def attention(
         self,
@@ -214,15 +266,35 @@ class Kernels:
             Half of the scores are masked when query == context.
         """
         scores = batch * heads * query * context
-        work = 2.0 * scores * (head_dim + value_dim) * (0.5 if causal and query > 1 else 1.0)
+        work = 2.0 * scores * (head_dim + value_dim) * (0.5 if causal and np.all(np.greater(query, 1)) else 1.0)
         cache = batch * kv_heads * context * (head_dim + value_dim) * self.size
         activations = 2 * batch * query * heads * (head_dim + value_dim) * self.size
         if self.software.attention == "math":
             return self._math_attention(scores, work, heads / kv_heads * cache, query, head_dim)
+        if self.software.attention == "unfused":
+            return self._unfused_attention(batch, query, context, heads, head_dim, value_dim)
         traffic = cache + activations
-        rate = self.device.flops(self.dtype) * self.device.gemm_efficiency * FLASH_EFFICIENCY
-        time = max(work / rate, traffic / self.bandwidth)
-        return (Kernel("attention", work, traffic, time, self.overhead),)
+        flash = self.software.flash_efficiency
+        share = flash.get(self.device.name, flash.get("default", FLASH_EFFICIENCY))
+        rate = self.device.flops(self.wide) * self.device.gemm_efficiency * share
+        time = larger(work / rate, traffic / self.bandwidth)
+        return (Kernel("attention", work, traffic, time, self.overhead, core=True),)
+
+    def _unfused_attention(
+        self, batch: float, query: float, context: float, heads: float, head_dim: float, value_dim: float
+    ) -> tuple[Kernel, ...]:
+        """Scores as matrices through memory, scaled, masked and normalised by one kernel, dropped out by another.
+
+        Megatron-LM before fused attention (arXiv 2104.04473, section 4.2): half-precision scores, the
+        masked half computed too.
+        """
+        scores, count = batch * heads * query * context, batch * heads
+        found = [self.gemm("attention scores", query, context, head_dim, count, wide=True)]
+        found += self.elementwise("attention softmax", scores, 2, 2)
+        if self.software.dropout:
+            found += self.elementwise("attention dropout", scores, 2, 2.5)  # and a mask of one byte
+        found.append(self.gemm("attention values", query, value_dim, context, count, wide=True))
+        return tuple(replace(kernel, core=True) for kernel in found)
 
     def _math_attention(
         self, scores: float, work: float, expanded: float, query: float, head_dim: float
@@ -240,4 +312,6 @@ class Kernels:
             arithmetic = 4.0 * scores * head_dim / fp32  # the masked half is computed too
         time = arithmetic + traffic / self.bandwidth
         parts = ("scores", "softmax", "values")
-        return tuple(Kernel(f"attention {part}", work / 3, traffic / 3, time / 3, self.overhead) for part in parts)
+        return tuple(
+            Kernel(f"attention {part}", work / 3, traffic / 3, time / 3, self.overhead, core=True) for part in parts
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
 from ..hardware.errors import InputError
 from ..hardware.units import format_size
@@ -12,13 +11,14 @@ from ..simulator import Program, Trace, finish_times, run
 from ..simulator.result import Result
 from .build import Builder
 from .flops import model_flops
-from .kernels import DTYPE_BYTES, Kernels
+from .kernels import Kernels
 from .layers import Layers
 from .memory import footprint
 from .plan import Plan, Workload
 from .scenario import Scenario
 from .step import phases
 from .techniques import TechniqueCall, parse_technique
+from .training.predict import Totals, estimated, simulated, step_program, training_parts
 
 
 def simulate(scenario: Scenario) -> Result:
@@ -33,6 +33,10 @@ def simulate(scenario: Scenario) -> Result:
     Result
         With a trace per phase.
     """
+    if scenario.workload.phase == "training":
+        with _collected():
+            totals, trace = simulated(scenario, technique_of(scenario), run)
+        return _result(scenario, totals, {"training": trace}, {"training": 1})
     return _predict(scenario, run)
 
 
@@ -41,6 +45,9 @@ def estimate(scenario: Scenario) -> Result:
 
     The same formulas and the same program as `simulate`, so the two agree where nothing contends.
     """
+    if scenario.workload.phase == "training":
+        with _collected():
+            return _result(scenario, estimated(scenario, technique_of(scenario), uncontended), {}, {})
     return _predict(scenario, uncontended)
 
 
@@ -56,6 +63,9 @@ def uncontended(program: Program) -> Trace:
 def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
     """(phase, program, repetitions) of everything the scenario runs on one replica."""
     call = technique_of(scenario)
+    if scenario.workload.phase == "training":
+        yield "training", step_program(scenario, training_parts(scenario, call, run)), 1
+        return
     kernels = Kernels(scenario.cluster.device, scenario.software, scenario.workload.dtype)
     layers = Layers(scenario.model, kernels, scenario.plan.tp)
     for phase in phases(scenario, layers):
@@ -66,8 +76,6 @@ def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
             done = call.technique.build(step, build, **call.options)
             build.start = build.compute(step.exit, after=done)
         yield phase.name, build.program, phase.repeat
-    if scenario.workload.phase == "training":
-        yield "update", _update(scenario, kernels), 1
 
 
 def technique_of(scenario: Scenario) -> TechniqueCall:
@@ -84,24 +92,7 @@ def technique_of(scenario: Scenario) -> TechniqueCall:
     return scenario.techniques[0] if scenario.techniques else parse_technique("baseline")
 
 
-def _update(scenario: Scenario, kernels: Kernels) -> Program:
-    """Gradient all-reduce over the data-parallel replicas, then the optimizer's pass over its state."""
-    model, plan, cluster = scenario.model, scenario.plan, scenario.cluster
-    count = model.parameters() / plan.tp
-    size = DTYPE_BYTES[scenario.workload.dtype]
-    # One replica's share of a node: its rings reach the others node by node.
-    replicas = replace(cluster, devices_per_node=max(1, cluster.devices_per_node // plan.tp))
-    build = Builder("update", replicas, kernels, plan.dp, scenario.fold)
-    reduced = build.collective(build.group.all_reduce(count * size), after=())
-    state = count / (plan.dp if plan.zero else 1)
-    # Adam reads gradient and state and writes state and weight: 30 B per parameter in mixed precision.
-    streams = 30 / size
-    build.compute(kernels.elementwise("optimizer", state, 2, streams), after=reduced)
-    return build.program
-
-
 def _predict(scenario: Scenario, play: Callable[[Program], Trace]) -> Result:
-    work, plan, device = scenario.workload, scenario.plan, scenario.cluster.device
     traces: dict[str, Trace] = {}
     repeats: dict[str, int] = {}
     sent: dict[str, float] = {}
@@ -123,6 +114,11 @@ def _predict(scenario: Scenario, play: Callable[[Program], Trace]) -> Result:
                     if "communication" in task.info:
                         kind = str(task.info["communication"])
                         sent[kind] = sent.get(kind, 0.0) + repeat * float(task.info["communication_bytes"])
+    return _result(scenario, Totals(time, compute, communication, exposed, traffic, sent, bound), traces, repeats)
+
+
+def _result(scenario: Scenario, totals: Totals, traces: dict[str, Trace], repeats: dict[str, int]) -> Result:
+    work, plan, device, time = scenario.workload, scenario.plan, scenario.cluster.device, totals.time
     tokens = _tokens(work)
     flops = model_flops(scenario.model, work) / plan.devices
     memory = footprint(scenario.model, work, plan, scenario.software)
@@ -136,16 +132,16 @@ def _predict(scenario: Scenario, play: Callable[[Program], Trace]) -> Result:
         tokens_per_second_per_device=tokens / time / plan.devices,
         model_flops_per_device=flops,
         mfu=flops / time / device.flops(work.dtype),
-        compute_s=compute,
-        communication_s=communication,
-        exposed_communication_s=exposed,
-        communication_bytes=dict(sorted(sent.items())),
-        memory_traffic_bytes=traffic,
+        compute_s=totals.compute,
+        communication_s=totals.communication,
+        exposed_communication_s=totals.exposed,
+        communication_bytes=dict(sorted(totals.sent.items())),
+        memory_traffic_bytes=totals.memory_traffic,
         memory_bytes=memory,
         fits=fits,
-        bound={k: v / time for k, v in sorted(bound.items())},
+        bound={k: v / time for k, v in sorted(totals.bound.items()) if v},
         interval_s=None if error is None else (time * (1 - error), time * (1 + error)),
-        warnings=tuple(_warnings(scenario, call, sent, memory, fits)),
+        warnings=tuple(_warnings(scenario, call, totals.sent, memory, fits)),
         traces=traces,
         repeats=repeats,
     )

@@ -9,13 +9,14 @@ from typing import Any
 
 from ..hardware import Cluster, load_cluster
 from ..hardware.errors import InputError
+from ..hardware.units import parse_size
 from .architecture import Transformer
 from .library import load_model
+from .pipeline.orders import check as check_schedule
 from .plan import Plan, Workload
 from .software import Software, load_software
 from .techniques import TechniqueCall, parse_technique
-
-NOT_YET = ("pp", "cp", "ep", "vp")
+from .training.stragglers import Stragglers
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Scenario:
     techniques : tuple of TechniqueCall
         At most one of each family; empty means the baseline.
     software : Software
+    stragglers : Stragglers
+        Ranks slower than others, in training.
     fold : bool
         Simulate one rank for all that do the same thing.
     seed : int
@@ -46,6 +49,7 @@ class Scenario:
     plan: Plan
     techniques: tuple[TechniqueCall, ...]
     software: Software
+    stragglers: Stragglers = field(default_factory=Stragglers)
     fold: bool = True
     seed: int = 0
     data: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -82,9 +86,15 @@ class Scenario:
         file = check(ScenarioFile, dict(data), where)
         model = load_model(file.model, f"{where}: model")
         cluster = load_cluster(file.cluster, f"{where}: cluster")
-        plan = _plan(file.plan, model, cluster, where)
+        plan = _plan(file.plan, model, cluster, file.workload.phase == "training", where)
         workload = _workload(file.workload, plan, model, cluster, where)
-        default = "megatron" if workload.phase == "training" else "torch-compile"
+        if workload.phase == "training":
+            batches = workload.global_batch // (plan.dp * workload.micro_batch)
+            try:
+                check_schedule(plan.schedule, plan.pp, plan.vp, batches)
+            except InputError as problem:
+                raise InputError(f"{where}: {problem}") from None
+        default = "megatron-core" if workload.phase == "training" else "torch-compile"
         return cls(
             model,
             cluster,
@@ -92,6 +102,7 @@ class Scenario:
             plan,
             tuple(parse_technique(t if isinstance(t, str) else t.model_dump(), where) for t in file.techniques),
             load_software(default if file.software is None else file.software, f"{where}: software"),
+            _stragglers(file.stragglers, plan, where),
             file.fold,
             file.seed,
             dict(data),
@@ -130,22 +141,88 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _plan(file: Any, model: Transformer, cluster: Cluster, where: str) -> Plan:
-    for key in NOT_YET:
-        if getattr(file, key) != 1:
-            raise InputError(f"{where}: plan.{key}: {getattr(file, key)} is not modelled yet (legal: 1)")
+def _plan(file: Any, model: Transformer, cluster: Cluster, training: bool, where: str) -> Plan:
+    """Plan of a checked file section; every rule names the key and what is legal."""
+    where = f"{where}: plan"
     if model.heads % file.tp:
-        legal = [str(d) for d in range(1, model.heads + 1) if model.heads % d == 0]
         raise InputError(
-            f"{where}: plan.tp: {file.tp} does not divide the {model.heads} attention heads of {model.name} "
-            f"(legal: {', '.join(legal)})"
+            f"{where}.tp: {file.tp} does not divide the {model.heads} attention heads of {model.name} "
+            f"(legal: {_divisors(model.heads)})"
         )
-    if file.tp * file.dp > cluster.size:
+    if not training:
+        for key in ("pp", "cp", "ep", "vp"):
+            if getattr(file, key) != 1:
+                raise InputError(f"{where}.{key}: {getattr(file, key)} is modelled in training only (legal: 1)")
+    used = file.tp * file.pp * file.cp * file.dp
+    if used > cluster.size:
         raise InputError(
-            f"{where}: plan: tp {file.tp} x dp {file.dp} needs {file.tp * file.dp} devices, "
-            f"{cluster.name} has {cluster.size} (legal: tp * dp <= {cluster.size})"
+            f"{where}: tp {file.tp} x pp {file.pp} x cp {file.cp} x dp {file.dp} needs {used} devices, "
+            f"{cluster.name} has {cluster.size} (legal: a product <= {cluster.size})"
         )
-    return Plan(file.tp, file.dp, file.sequence_parallel, file.zero, file.recompute)
+    if file.pp * file.vp > model.layers:
+        raise InputError(
+            f"{where}.{'vp' if file.vp > 1 else 'pp'}: pp {file.pp} x vp {file.vp} chunks for the {model.layers} "
+            f"layers of {model.name} (legal: pp * vp <= {model.layers})"
+        )
+    etp = file.etp if file.etp is not None else (file.tp if file.ep == 1 else 1)
+    if etp not in (1, file.tp):
+        raise InputError(f"{where}.etp: {etp} (legal: 1 or tp, {file.tp})")
+    if file.ep > 1:
+        if not model.experts:
+            raise InputError(f"{where}.ep: {file.ep}, and {model.name} has no experts (legal: 1)")
+        if model.experts % file.ep:
+            raise InputError(
+                f"{where}.ep: {file.ep} does not divide the {model.experts} experts of {model.name} "
+                f"(legal: {_divisors(model.experts)})"
+            )
+        room = file.dp * file.cp * file.tp // etp
+        if room % file.ep:
+            raise InputError(
+                f"{where}.ep: {file.ep} does not divide dp * cp * tp / etp = {room} (legal: {_divisors(room)})"
+            )
+    group = file.shard_group
+    if group is not None and (file.dp * file.cp) % group:
+        raise InputError(
+            f"{where}.shard_group: {group} does not divide dp * cp = {file.dp * file.cp} "
+            f"(legal: {_divisors(file.dp * file.cp)})"
+        )
+    if sorted(file.placement.split("-")) != ["cp", "dp", "pp", "tp"]:
+        raise InputError(
+            f"{where}.placement: {file.placement!r} (legal: tp, cp, dp and pp in any order, as in tp-cp-dp-pp)"
+        )
+    schedule = "interleaved" if file.vp > 1 and file.schedule == "1f1b" else file.schedule
+    if file.vp > 1 and schedule != "interleaved":
+        raise InputError(f"{where}.vp: {file.vp} with schedule {schedule} (legal: 1, or schedule interleaved)")
+    return Plan(
+        file.tp,
+        file.pp,
+        file.dp,
+        file.cp,
+        file.ep,
+        file.vp,
+        etp,
+        schedule,
+        file.sequence_parallel,
+        file.zero,
+        group,
+        file.recompute,
+        file.recompute_layers,
+        file.offload,
+        tuple(dict.fromkeys(file.overlap)),
+        parse_size(file.bucket, f"{where}.bucket"),
+        file.placement,
+    )
+
+
+def _stragglers(file: Any, plan: Plan, where: str) -> Stragglers:
+    for rank in file.factors:
+        if rank >= plan.devices:
+            raise InputError(f"{where}: stragglers.factors: rank {rank} (legal: 0 to {plan.devices - 1})")
+    return Stragglers(file.spread, file.distribution, file.factors)
+
+
+def _divisors(count: int) -> str:
+    return ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
 
 
 def _workload(file: Any, plan: Plan, model: Transformer, cluster: Cluster, where: str) -> Workload:
@@ -173,4 +250,4 @@ def _workload(file: Any, plan: Plan, model: Transformer, cluster: Cluster, where
     if file.dtype not in cluster.device.peak_flops:
         legal = ", ".join(sorted(cluster.device.peak_flops))
         raise InputError(f"{where}: workload.dtype: {cluster.device.name} has no {file.dtype} rate (legal: {legal})")
-    return Workload(file.phase, length, file.new_tokens or 0, batch, micro, file.dtype)
+    return Workload(file.phase, length, file.new_tokens or 0, batch, micro, file.dtype, file.data_loading)

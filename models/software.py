@@ -30,7 +30,8 @@ class Software:
     collective_overhead : float
         Time a collective adds around its wire time: stream hand-over, rank skew [s].
     attention : str
-        "flash" (fused) or "math" (scores through memory in fp32, keys and values expanded).
+        "flash" (fused), "math" (scores through memory in fp32, keys and values expanded) or "unfused"
+        (half-precision scores through memory, one kernel for scale, mask and softmax).
     score_bytes : float
         Memory traffic per attention score of the math kernels [B].
     expanded_kv_share : float
@@ -44,6 +45,48 @@ class Software:
         Whether prefill computes logits for every prompt token, or for the last one only.
     fuses_single_row : bool
         Whether elementwise kernels vanish into matrix-vector products.
+    flash_efficiency : Mapping
+        By device, the share of the dense GEMM rate a fused attention kernel reaches forward; "default"
+        for devices not named, and the general one where that is missing.
+    flash_backward : float
+        Its backward time over its forward time.
+    grouped_efficiency : float
+        Speed of grouped products (experts) in training over that of single ones of the same tiles.
+    fuses_residual : bool
+        Whether the residual addition and the norm after it are one kernel.
+    dropout : bool
+        Whether attention probabilities and block outputs are dropped out in training.
+    quantise_bytes : float
+        Memory traffic per element of turning an operand of a product into a narrow format [B].
+    accumulate_bytes : float
+        Memory traffic per parameter and micro-batch of adding a gradient to the sum of those before, in
+        kernels of its own [B]; 0 where the products add.
+    gradient_bytes, message_bytes : float
+        Size of a stored gradient, and of one sent to be added up [B].
+    state_bytes, update_bytes : float
+        Optimizer state per parameter, and memory traffic per parameter of clipping and updating [B].
+    loss_bytes : float
+        Memory traffic of the loss, forward and backward, per logit [B].
+    logit_bytes : float
+        Memory the loss needs at once, per logit [B].
+    host_per_kernel : float
+        What the host takes to launch a kernel [s]: a step is never faster than its launches.
+    host_link, host_memory : float
+        Bandwidth between a device and host memory, and of host memory per device, for what is offloaded
+        [B/s].
+    passes : float
+        Memory traffic of streaming kernels in training over the counted one: what running operators one
+        by one adds (casts, copies, temporaries).
+    early_stop : bool
+        Whether full recomputation ends at the last activation the backward pass reads: the product that
+        makes the layer's output is not repeated.
+    selective : str
+        What recompute: selective repeats: "attention" (its core), or "products" (every other matrix
+        product and all elementwise kernels).
+    reserve : float
+        Device memory that libraries and the framework take for themselves [B].
+    fragmentation : float
+        Memory the allocator holds over what is live.
     error : float or None
         Half-width of the 90 % interval as a share of the prediction, from held-out rows.
     calibrated_on : tuple of str
@@ -62,6 +105,27 @@ class Software:
     shards_head: bool = True
     all_logits: bool = False
     fuses_single_row: bool = False
+    flash_efficiency: Mapping[str, float] = field(default_factory=dict)
+    flash_backward: float = 2.5
+    grouped_efficiency: float = 1.0
+    fuses_residual: bool = True
+    dropout: bool = False
+    quantise_bytes: float = 4.0
+    accumulate_bytes: float = 0.0
+    gradient_bytes: float = 4.0
+    message_bytes: float = 4.0
+    state_bytes: float = 12.0
+    update_bytes: float = 36.0
+    loss_bytes: float = 16.0
+    logit_bytes: float = 6.0
+    host_per_kernel: float = 0.0
+    host_link: float = 25e9
+    host_memory: float = 20e9
+    passes: float = 1.0
+    early_stop: bool = False
+    selective: str = "attention"
+    reserve: float = 2e9
+    fragmentation: float = 1.0
     error: float | None = None
     calibrated_on: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)

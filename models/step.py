@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import groupby
 
-from .kernels import Kernel
-from .layers import Block, Layers, Tokens
+from .layers import Block, Layers, Tokens, Work
 from .scenario import Scenario
 
 
@@ -18,7 +18,7 @@ class Step:
     ----------
     name : str
         forward | backward | decode.
-    entry, exit : tuple of Kernel
+    entry, exit : tuple of Kernel or Exchange
         Before the first and after the last block (output projection, loss).
     blocks : tuple of Block
         In order; two reductions per layer.
@@ -27,9 +27,9 @@ class Step:
     """
 
     name: str
-    entry: tuple[Kernel, ...]
+    entry: tuple[Work, ...]
     blocks: tuple[Block, ...]
-    exit: tuple[Kernel, ...]
+    exit: tuple[Work, ...]
     side_by_side: Callable[[tuple[Block, ...]], Block]
 
 
@@ -43,38 +43,46 @@ class Phase:
 
 
 def phases(scenario: Scenario, layers: Layers) -> tuple[Phase, ...]:
-    """Programs a scenario consists of.
+    """Programs an inference scenario consists of.
 
     A generate run is one prefill, which yields the first token, and `new_tokens - 1` decode steps;
     the cost of a decode step is linear in the context, so one at mean context stands for all.
     """
     work = scenario.workload
     sequences = work.global_batch // scenario.plan.dp
-    if work.phase == "training":
-        tokens = Tokens(work.micro_batch, work.sequence_length, work.sequence_length)
-        forward = _forward("forward", layers, tokens, every_token=True)
-        backward = _backward(layers, forward, scenario.plan.recompute)
-        return (Phase("training", (forward, backward), sequences // work.micro_batch),)
     software = scenario.software
     total = work.sequence_length + work.new_tokens
     found = []
     micro, passes = work.micro_batch, sequences // work.micro_batch
+    every = range(layers.model.layers)
     if work.phase in ("prefill", "generate"):
         context = total if software.static_cache else work.sequence_length
         tokens = Tokens(micro, work.sequence_length, context)
-        found.append(Phase("prefill", (_forward("forward", layers, tokens, software.all_logits),), passes))
+        found.append(Phase("prefill", (forward_step("forward", layers, tokens, every, software.all_logits),), passes))
     steps = work.new_tokens - 1 if work.phase == "generate" else 1
     if work.phase in ("decode", "generate") and steps:
         context = total if software.static_cache else work.sequence_length + work.new_tokens // 2
         tokens = Tokens(micro, 1, context)
-        found.append(Phase("decode", (_forward("decode", layers, tokens, True),), passes * steps))
+        found.append(Phase("decode", (forward_step("decode", layers, tokens, every, True),), passes * steps))
     return tuple(found)
 
 
-def _forward(name: str, layers: Layers, tokens: Tokens, every_token: bool) -> Step:
+def forward_step(name: str, layers: Layers, tokens: Tokens, which: Iterable[int], every_token: bool = True) -> Step:
+    """Forward pass over some layers, and the output projection.
+
+    Parameters
+    ----------
+    name : str
+    layers : Layers
+    tokens : Tokens
+    which : iterable of int
+        Layers, in order.
+    every_token : bool
+        Whether logits are computed for every token, or for the last of each sequence.
+    """
     seen: dict[tuple[bool, int | None], tuple[Block, ...]] = {}
     blocks: list[Block] = []
-    for layer in range(layers.model.layers):
+    for layer in which:
         kind = (layers.model.is_moe(layer), layers.model.window(layer))
         if kind not in seen:
             seen[kind] = layers.forward(layer, tokens)
@@ -86,16 +94,34 @@ def _forward(name: str, layers: Layers, tokens: Tokens, every_token: bool) -> St
     return Step(name, (), tuple(blocks), layers.head(tokens, every_token), side_by_side)
 
 
-def _backward(layers: Layers, forward: Step, recompute: str) -> Step:
-    seen: dict[tuple[Kernel, ...], Block] = {}
+def backward_step(layers: Layers, forward: Step, recompute: str) -> Step:
+    """Backward pass of a forward one; what `full` recomputation repeats are the forward blocks again.
+
+    Parameters
+    ----------
+    layers : Layers
+    forward : Step
+    recompute : str
+        none | selective | full.
+    """
+    seen: dict[int, Block] = {}
 
     def turned(block: Block) -> Block:
-        if block.kernels not in seen:
-            seen[block.kernels] = layers.backward(block, recompute)
-        return replace(seen[block.kernels], layer=block.layer)
+        key = id(block.kernels)
+        if key not in seen:
+            again = layers.repeated(block) if recompute == "selective" else ()
+            seen[key] = layers.backward(block, again)
+        return replace(seen[key], layer=block.layer)
 
     def side_by_side(pair: tuple[Block, ...]) -> Block:
-        return turned(forward.side_by_side(tuple(b for b in forward.blocks if b.layer == pair[0].layer)))
+        merged = forward.side_by_side(tuple(b for b in forward.blocks if b.layer == pair[0].layer))
+        return merged if pair[0] in forward.blocks else turned(merged)
 
-    blocks = tuple(turned(block) for block in reversed(forward.blocks))
-    return Step("backward", layers.backward_kernels(forward.exit), blocks, (), side_by_side)
+    blocks: list[Block] = []
+    for _, group in groupby(reversed(forward.blocks), key=lambda block: block.layer):
+        halves = tuple(group)
+        if recompute == "full":
+            *before, last = reversed(halves)
+            blocks += [*before, layers.saved(last) if layers.kernels.software.early_stop else last]
+        blocks += map(turned, halves)
+    return Step("backward", (), tuple(blocks), (), side_by_side)

@@ -218,7 +218,7 @@ def _headline(claim: Mapping[str, str]) -> Row:
     predicted = predict() if predict else None
     reason = ""
     if predicted is None:
-        reason = "not predicted: training with pipeline and data parallelism together is not modelled yet"
+        reason = "not predicted: how the 64 devices and the batch were divided is not given"
     elif abs(predicted / reported - 1) > MISSED:
         reason = REASONS.get(claim["claim_id"], NO_P2P)
     return Row(

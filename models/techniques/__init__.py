@@ -31,6 +31,8 @@ class Technique:
         `needs` says what hardware or model change it asks for.
     build : callable
         ``build(step, program, **options)``.
+    closed_form : bool
+        Whether a `Clock` can stand in for the program: false where tasks are made by hand.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Technique:
     paper: str
     needs: str
     build: Callable[..., tuple[int, ...]]
+    closed_form: bool = True
 
     @property
     def options(self) -> Mapping[str, inspect.Parameter]:
@@ -63,12 +66,14 @@ class TechniqueCall:
 _REGISTRY: dict[str, Technique] = {}
 
 
-def technique(*, family: str, paper: str, needs: str = "nothing") -> Callable[[Arranges], Arranges]:
+def technique(
+    *, family: str, paper: str, needs: str = "nothing", closed_form: bool = True
+) -> Callable[[Arranges], Arranges]:
     """Register the decorated function under its own name."""
 
     def register(build: Arranges) -> Arranges:
         name = build.__name__
-        _REGISTRY[name] = Technique(name, family, paper, needs, build)
+        _REGISTRY[name] = Technique(name, family, paper, needs, build, closed_form)
         return build
 
     return register

@@ -79,7 +79,8 @@ def test_datasheet_traps():
 
 # Dense half-precision FLOP per compute unit and clock, from each architecture's white paper.
 HALF_RATE = {
-    "a100-40-sxm": 2048, "a100-80-sxm": 2048, "h100-sxm": 4096, "h200-sxm": 4096, "b200": 8192, "gb200": 8192,
+    "a100-40-sxm": 2048, "a100-80-sxm": 2048, "h100-sxm": 4096, "h100-96-sxm": 4096, "h200-sxm": 4096, "b200": 8192,
+    "gb200": 8192,
     "a10": 1024, "a40": 1024, "l20": 512, "v100-sxm": 1024, "mi210": 1024, "mi250x": 1024, "mi300x": 2048,
     "cpu-x86": 2048, "t3-gpu": 1024, "h800-sxm": 4096, "h20-sxm": 4096, "b300": 8192, "gb300": 8192, "l40s": 1024,
     "rtx-pro-6000": 1024, "mi350x": 4096,

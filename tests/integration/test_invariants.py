@@ -15,7 +15,7 @@ TECHNIQUES = [
     {"name": "async_tp", "chunks": 3}, {"name": "async_tp", "engine": "copy"},
     *({"name": "t3", "arbitration": a} for a in ("plain", "mca", "ideal", "ideal_nmc")),
 ]  # fmt: skip
-SOFTWARE = ["torch-compile", "megatron", "ideal"]
+SOFTWARE = ["torch-compile", "megatron-core", "ideal"]
 
 
 @st.composite

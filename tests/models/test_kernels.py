@@ -88,7 +88,7 @@ def test_a_larger_cache_reads_no_more():
     assert reads[-1] == 2 * (8192 * 4096 * 2)
 
 
-@pytest.mark.parametrize("profile", ["megatron", "torch-compile"])
+@pytest.mark.parametrize("profile", ["megatron-core", "torch-compile"])
 def test_decode_attention_reads_the_cache(h100, profile):
     software = load_software(profile)
     made = Kernels(h100, software, "bf16").attention(16, 1, 4096, 8, 1, 128, 128, True)
@@ -98,7 +98,7 @@ def test_decode_attention_reads_the_cache(h100, profile):
 
 
 def test_causal_attention_counts_half_the_flops(h100):
-    kernels = Kernels(h100, load_software("megatron"), "bf16")
+    kernels = Kernels(h100, load_software("megatron-core"), "bf16")
     causal = kernels.attention(2, 1024, 1024, 8, 8, 128, 128, True)[0].flops
     full = kernels.attention(2, 1024, 1024, 8, 8, 128, 128, False)[0].flops
     assert full == 4.0 * 2 * 8 * 1024 * 1024 * 128
@@ -107,7 +107,7 @@ def test_causal_attention_counts_half_the_flops(h100):
 
 def test_elementwise_kernels_vanish_for_a_single_row_only_where_the_stack_fuses(h100):
     fusing = Kernels(h100, load_software("torch-compile"), "bf16")
-    plain = Kernels(h100, load_software("megatron"), "bf16")
+    plain = Kernels(h100, load_software("megatron-core"), "bf16")
     assert fusing.elementwise("norm", 8192, 1, 4) == ()
     assert len(fusing.elementwise("norm", 2 * 8192, 2, 4)) == 1
     (kernel,) = plain.elementwise("norm", 8192, 1, 4)

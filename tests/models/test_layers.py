@@ -21,7 +21,7 @@ MODELS = [
 ]
 
 
-def layers(model, tp=1, device="h100-sxm", software="megatron"):
+def layers(model, tp=1, device="h100-sxm", software="megatron-core"):
     return Layers(load_model(model), Kernels(load_device(device), load_software(software), "bf16"), tp)
 
 
@@ -79,12 +79,13 @@ def test_side_by_side_keeps_the_work_and_drops_a_norm_and_a_launch():
 def test_backward_is_twice_the_gemm_work(model):
     made, tokens = layers(model, 4), Tokens(1, 2048, 2048)
     for block in made.forward(0, tokens):
-        back = made.backward(block, "none")
+        back = made.backward(block)
         forward = sum(k.flops for k in block.kernels if k.shape)
         assert sum(k.flops for k in (*back.kernels, *back.deferred) if k.shape) == pytest.approx(2 * forward)
         assert back.kernels[-1].shape is not None
-        again = made.backward(block, "full")
-        assert len(again.kernels) == len(back.kernels) + len(block.kernels)
+        again = made.backward(block, made.repeated(block))
+        extra = [kernel for kernel in block.kernels if kernel.core]
+        assert len(again.kernels) == len(back.kernels) + len(extra)
 
 
 def test_windows_bound_the_context_attention_sees():

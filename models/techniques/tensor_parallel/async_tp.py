@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from ...build import Builder, Handle
+from ...kernels import Kernel
 from ...step import Step
 from .. import technique
 
@@ -35,7 +36,7 @@ def async_tp(step: Step, build: Builder, *, chunks: int = 4, engine: Literal["sm
     reduced = build.start
     for block in step.blocks:
         *before, last = block.kernels
-        if last.shape is None or not block.output_bytes:
+        if not isinstance(last, Kernel) or last.shape is None or not block.output_bytes:
             reduced = build.all_reduce(block, after=build.compute(block, after=reduced))
             continue
         rows, columns, depth = last.shape

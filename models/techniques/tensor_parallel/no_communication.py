@@ -16,6 +16,6 @@ def no_communication(step: Step, build: Builder) -> Handle:
     """Compute only."""
     done = build.start
     for block in step.blocks:
-        done = build.compute(block, after=done)
+        done = build.compute(block.kernels, after=done)
         build.defer(block, after=done)
     return done

@@ -44,6 +44,7 @@ Arbitration = Literal["plain", "mca", "ideal", "ideal_nmc"]
     family="tensor_parallel",
     paper="T3, arXiv 2401.16677",
     needs="track-and-trigger hardware and near-memory reduction (assumed where the device has none)",
+    closed_form=False,
 )
 def t3(step: Step, build: Builder, *, arbitration: Arbitration = "plain") -> Handle:
     """Fused GEMM and reduce-scatter, then an all-gather.
@@ -58,7 +59,7 @@ def t3(step: Step, build: Builder, *, arbitration: Arbitration = "plain") -> Han
     for block in step.blocks:
         *before, last = block.kernels
         ready = build.compute(before, after=reduced)
-        if last.shape is None or not block.output_bytes:
+        if not isinstance(last, Kernel) or last.shape is None or not block.output_bytes:
             scattered = build.compute([last], after=ready)
             reduced = build.all_reduce(block, after=scattered)
         else:

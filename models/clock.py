@@ -1,0 +1,138 @@
+"""The closed form of an arrangement: when each piece of work ends, without a program to play.
+
+A `Clock` stands in for the `Builder` a technique speaks to. Its handles are instants instead of tasks,
+so one pass through the technique times a layer, or, with arrays for costs, the layers of a million
+plans. Streams run in order; a collective takes its channels' share of the compute units from the
+kernels beside it, as it does in the simulator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..hardware import Cluster
+from ..simulator import Program
+from ..simulator.communicator import Collective
+from .build import Builder, Handle
+from .groups import Group, Groups
+from .kernels import Kernel, Kernels
+from .training.cost import Cost
+
+# Collectives that may still be under way beside the next kernel: chunks of one block at most.
+REMEMBERED = 16
+
+
+class Clock(Builder):
+    """Times an arrangement on one rank of each plan.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    kernels : Kernels
+    groups : Groups
+        Process groups; of many plans where their degrees are arrays.
+    """
+
+    def __init__(self, cluster: Cluster, kernels: Kernels, groups: Groups):
+        self.program = Program("closed form")
+        self.cluster, self.kernels, self.device = cluster, kernels, cluster.device
+        self.tp, self.groups, self.tensor = groups.tp.size, groups, groups.tp
+        self.ranks = range(1)
+        self.start: Handle = ()
+        self._last: Handle = ()
+        self._free: dict[str, Any] = {}
+        self._beside: list[tuple[Any, Any, Any]] = []  # (start, end, share) of collectives
+        self.compute_time: Any = 0.0
+        self.communication_time: Any = 0.0
+        self.sm_time: Any = 0.0
+        self.memory_bytes: Any = 0.0
+        self.link_bytes: Any = 0.0
+        self.nic_bytes: Any = 0.0
+        self.sent: dict[str, Any] = {}
+        self.launches = 0
+
+    def end(self) -> Any:
+        """When everything emitted so far has ended [s]."""
+        latest: Any = 0.0
+        for instant in self._free.values():
+            latest = np.maximum(latest, instant)
+        return latest
+
+    def cost(self) -> Cost:
+        """What everything emitted so far costs."""
+        return Cost(
+            self.end(),
+            self.compute_time,
+            self.communication_time,
+            self.memory_bytes,
+            self.link_bytes,
+            self.nic_bytes,
+            self.sm_time,
+            float(self.launches),
+            self.sent,
+        )
+
+    def run(self, kernel: Kernel, after: Handle) -> Handle:
+        """Time of a kernel, slowed while a collective holds part of the compute units."""
+        begin = np.maximum(self._free.get("compute", 0.0), _instant(after)) + kernel.overhead
+        end = begin + kernel.time
+        for start, stop, share in self._beside:
+            # What it would have done in the time beside the collective is left for after it.
+            since = np.maximum(start, begin)
+            both = np.clip(np.minimum(stop - since, (end - since) / (1 - share)), 0.0, None)
+            end = end + both * share
+        self.compute_time = self.compute_time + (end - begin) + kernel.overhead
+        self.sm_time = self.sm_time + kernel.time
+        self.memory_bytes = self.memory_bytes + kernel.memory_bytes
+        self.launches += 1
+        self._free["compute"] = end
+        self._last = (end,)
+        return self._last
+
+    def join(self, handles: tuple[Handle, ...]) -> Handle:
+        """The latest of instants."""
+        real = [handle[0] for handle in handles if handle]
+        if not real:
+            return ()
+        latest = real[0]
+        for other in real[1:]:
+            latest = np.maximum(latest, other)
+        return (latest,)
+
+    def collective(
+        self,
+        cost: Collective,
+        after: Handle,
+        stream: str = "communication",
+        units: int | None = None,
+        shared: bool = True,
+        group: Group | None = None,
+        queued: bool = False,
+    ) -> Handle:
+        """Time of a collective on its stream; none at all where nothing is divided."""
+        moves = np.greater(cost.time, 0)
+        if not np.any(moves):
+            return after
+        if queued:
+            after = self.join((after, self._last))
+        overhead = np.where(moves, self.kernels.software.collective_overhead, 0.0)
+        begin = np.maximum(self._free.get(stream, 0.0), _instant(after)) + overhead
+        end = begin + cost.time
+        self._free[stream] = np.where(moves, end, self._free.get(stream, 0.0))
+        if shared:
+            taken = cost.channels if units is None else units
+            share = np.minimum(0.999, np.divide(taken, self.device.compute_units))
+            self.sm_time = self.sm_time + cost.time * share
+            self._beside = [*self._beside[-REMEMBERED:], (begin, end, share)]
+        self.communication_time = self.communication_time + cost.time + overhead
+        self.memory_bytes = self.memory_bytes + cost.memory_bytes
+        self.link_bytes = self.link_bytes + cost.sent_bytes
+        self.nic_bytes = self.nic_bytes + (group or self.tensor).crossing(cost.kind, cost.sent_bytes)
+        self.sent[cost.kind] = self.sent.get(cost.kind, 0.0) + cost.sent_bytes
+        return (np.where(moves, end, _instant(after)),)
+
+
+def _instant(handle: Handle) -> Any:
+    return handle[0] if handle else 0.0

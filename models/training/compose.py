@@ -1,0 +1,166 @@
+"""A layer of each kind, arranged by a technique and timed once; a model's step is made of these.
+
+Layers of one kind cost the same, and a technique may let neighbours overlap. So one and three of them
+are arranged: half of what the two more add is the cost of a layer among its like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...hardware import Cluster
+from ...simulator import Program, Trace
+from ..architecture import Transformer
+from ..build import Builder
+from ..clock import Clock
+from ..groups import Groups
+from ..kernels import Kernels
+from ..layers import Layers, Tokens, Work
+from ..plan import Plan
+from ..step import Step, backward_step, forward_step
+from ..techniques import TechniqueCall
+from .cost import Cost
+
+Play = Callable[[Program], Trace]
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Costs of one micro-batch going through something.
+
+    Parameters
+    ----------
+    forward, backward : Cost
+        The backward pass without weight gradients where those are scheduled apart.
+    weight : Cost
+        Weight gradients scheduled apart; nothing where the backward pass holds them.
+    """
+
+    forward: Cost
+    backward: Cost
+    weight: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """Composes parts of a model for one plan, or for arrays of plans.
+
+    Parameters
+    ----------
+    model : Transformer
+    cluster : Cluster
+    kernels : Kernels
+    groups : Groups
+    plan : Plan
+    tokens : Tokens
+        Of one micro-batch, on one rank.
+    technique : TechniqueCall
+    play : callable, optional
+        Plays a program of tasks; None takes the closed form.
+    """
+
+    model: Transformer
+    cluster: Cluster
+    kernels: Kernels
+    groups: Groups
+    plan: Plan
+    tokens: Tokens
+    technique: TechniqueCall
+    play: Play | None = None
+
+    @property
+    def layers(self) -> Layers:
+        """Blocks of the model as the plan divides it."""
+        return Layers(self.model, self.kernels, self.plan.division, training=True)
+
+    def layer(self, which: int, recompute: str, split: bool) -> Passes:
+        """One layer among others of its kind.
+
+        Parameters
+        ----------
+        which : int
+            A layer of that kind.
+        recompute : str
+            none | selective | full.
+        split : bool
+            Whether weight gradients are scheduled apart.
+        """
+        found = []
+        layers = self.layers
+        single = forward_step("forward", layers, self.tokens, (which,))
+        apart = [kernel for block in backward_step(layers, single, "none").blocks for kernel in block.deferred]
+        for count in (1, 3):
+            forward = forward_step("forward", layers, self.tokens, (which,) * count)
+            forward = replace(forward, exit=(), blocks=_numbered(forward, count))
+            backward = backward_step(layers, forward, recompute)
+            if split:
+                backward = replace(backward, blocks=tuple(replace(b, deferred=()) for b in backward.blocks))
+            found.append((self.arranged(forward), self.arranged(backward)))
+        (one, one_back), (three, three_back) = found
+        weight = self.straight(apart) if split else Cost()
+        return Passes((three - one) * 0.5, (three_back - one_back) * 0.5, weight)
+
+    def embedding(self) -> Passes:
+        """Token embedding."""
+        work = self.layers.embedding(self.tokens)
+        return Passes(self.straight(work), self.straight(self.layers.backward_kernels(work)), Cost())
+
+    def head(self, split: bool) -> Passes:
+        """Output projection and loss; its weight gradients are not worth scheduling apart."""
+        work = self.layers.head(self.tokens, True)
+        return Passes(self.straight(work), self.straight(self.layers.backward_kernels(work)), Cost())
+
+    def straight(self, work: Iterable[Work]) -> Cost:
+        """Kernels and collectives one after the other, whatever the technique."""
+        return self._cost(lambda build: build.compute(tuple(work), after=build.start))
+
+    def arranged(self, step: Step) -> Cost:
+        """A pass as the technique arranges it."""
+        return self._cost(lambda build: self.technique.technique.build(step, build, **self.technique.options))
+
+    def _cost(self, emit: Callable[[Builder], Any]) -> Cost:
+        if self.play is None:
+            clock = Clock(self.cluster, self.kernels, self.groups)
+            emit(clock)
+            return clock.cost()
+        build = Builder("part", self.cluster, self.kernels, self.plan.tp, groups=self.groups)
+        emit(build)
+        return _played(self.play(build.program))
+
+
+def _numbered(step: Step, count: int) -> tuple[Any, ...]:
+    """Blocks with the layers of a step numbered from 0, so that equal layers are told apart."""
+    each = len(step.blocks) // count
+    return tuple(replace(block, layer=index // each) for index, block in enumerate(step.blocks))
+
+
+def _played(trace: Trace) -> Cost:
+    """What a played program cost its first rank."""
+    totals: dict[str, float] = {}
+    sent: dict[str, float] = {}
+    memory = launches = 0.0
+    for task in trace.program.tasks:
+        if task.rank:
+            continue
+        for resource, amount in task.demand.items():
+            totals[resource] = totals.get(resource, 0.0) + amount
+        memory += float(task.info.get("memory_bytes", 0.0))
+        launches += task.kind == "compute"
+        if "communication" in task.info:
+            kind = str(task.info["communication"])
+            sent[kind] = sent.get(kind, 0.0) + float(task.info["communication_bytes"])
+    return Cost(
+        time=trace.makespan,
+        compute=trace.busy("compute"),
+        communication=trace.busy("communication"),
+        memory_bytes=memory,
+        link_bytes=totals.get("link[0]", 0.0),
+        nic_bytes=totals.get("nic[0]", 0.0),
+        sm_time=np.minimum(totals.get("sm[0]", 0.0), trace.makespan),
+        launches=launches,
+        sent=sent,
+    )
