@@ -221,7 +221,7 @@ class Builder:
         share = min(1.0, taken / self.device.compute_units)
         found = []
         for rank in self.ranks:
-            demand = {f"link[{rank}]": min(cost.sent_bytes, cost.time * self.cluster.link.bandwidth)}
+            demand = {f"link[{rank}]": min(cost.sent_bytes - crossing, cost.time * self.cluster.link.bandwidth)}
             if crossing and self.cluster.nic is not None:
                 demand[f"nic[{rank}]"] = min(crossing, cost.time * self.cluster.nic.bandwidth)
             if shared:

@@ -51,7 +51,7 @@ class Clock(Builder):
         self.link_bytes: Any = 0.0
         self.nic_bytes: Any = 0.0
         self.sent: dict[str, Any] = {}
-        self.launches = 0
+        self.launches: Any = 0
 
     def end(self) -> Any:
         """When everything emitted so far has ended [s]."""
@@ -70,7 +70,7 @@ class Clock(Builder):
             self.link_bytes,
             self.nic_bytes,
             self.sm_time,
-            float(self.launches),
+            self.launches,
             self.sent,
         )
 
@@ -128,8 +128,10 @@ class Clock(Builder):
             self._beside = [*self._beside[-REMEMBERED:], (begin, end, share)]
         self.communication_time = self.communication_time + cost.time + overhead
         self.memory_bytes = self.memory_bytes + cost.memory_bytes
-        self.link_bytes = self.link_bytes + cost.sent_bytes
-        self.nic_bytes = self.nic_bytes + (group or self.tensor).crossing(cost.kind, cost.sent_bytes)
+        crossing = (group or self.tensor).crossing(cost.kind, cost.sent_bytes)
+        self.link_bytes = self.link_bytes + cost.sent_bytes - crossing
+        self.nic_bytes = self.nic_bytes + crossing
+        self.launches = self.launches + np.where(moves, 1, 0)
         self.sent[cost.kind] = self.sent.get(cost.kind, 0.0) + cost.sent_bytes
         return (np.where(moves, end, _instant(after)),)
 

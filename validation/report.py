@@ -56,6 +56,10 @@ def text(frame: pd.DataFrame) -> str:
         for reason, rows in missed.groupby("reason", sort=False):
             names = ", ".join(rows["claim"].iloc[:6]) + (f" and {len(rows) - 6} more" if len(rows) > 6 else "")
             parts.append(f"  {names}:\n    {reason}")
+    if (frame["family"] == "training").any():
+        from .training.summary import text as training
+
+        parts += ["", training(frame)]
     for name in frame.attrs.get("skipped", []):
         parts += ["", f"Skipped: {name}"]
     return "\n".join(parts)

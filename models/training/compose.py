@@ -149,7 +149,7 @@ def _played(trace: Trace) -> Cost:
         for resource, amount in task.demand.items():
             totals[resource] = totals.get(resource, 0.0) + amount
         memory += float(task.info.get("memory_bytes", 0.0))
-        launches += task.kind == "compute"
+        launches += task.kind in ("compute", "communication")
         if "communication" in task.info:
             kind = str(task.info["communication"])
             sent[kind] = sent.get(kind, 0.0) + float(task.info["communication_bytes"])

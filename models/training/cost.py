@@ -24,7 +24,7 @@ class Cost:
     sm_time : float
         Seconds of all compute units that it takes.
     launches : float
-        Kernels the host launches.
+        Kernels the host launches, those of collectives among them.
     sent : Mapping
         Bytes sent, by kind of collective.
     """

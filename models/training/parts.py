@@ -139,13 +139,14 @@ def message(group: Group, kernels: Kernels, kind: str, size: Any) -> Cost:
     """
     time = group.times(kind, size)
     sent = size * (group.size - 1) / group.size * (2 if kind == "all_reduce" else 1)
+    crossing = group.crossing(kind, sent)
     share = min(1.0, group.cluster.link.channels / kernels.device.compute_units)
     return Cost(
         time=time,
         communication=time,
         memory_bytes=2 * sent,
-        link_bytes=sent,
-        nic_bytes=group.crossing(kind, sent),
+        link_bytes=sent - crossing,
+        nic_bytes=crossing,
         sm_time=time * share,
         sent={kind: sent},
     )

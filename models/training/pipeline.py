@@ -9,9 +9,11 @@ from .cost import Cost
 from .parts import Parts
 from .stages import chunk_layers
 from .stragglers import drawn
+from .timing import added, bucket_layers
 
 if TYPE_CHECKING:
     from ...hardware import Cluster
+    from ..plan import Plan
     from ..scenario import Scenario
 
 
@@ -30,7 +32,7 @@ def pipeline_of(scenario: Scenario, parts: Parts) -> Pipeline:
     ranges = chunk_layers(model.layers, plan.pp, plan.vp)
     kind_of = {layer: index for index, kind in enumerate(parts.kinds) for layer in kind.members.nonzero()[0].tolist()}
     last = plan.pp * plan.vp - 1
-    make = _Pieces(scenario.cluster, parts, kind_of, plan.recompute_layers, plan.zero)
+    make = _Pieces(scenario.cluster, parts, kind_of, plan)
     chunks = []
     for stage in range(plan.pp):
         numbers = [chunk * plan.pp + stage for chunk in range(plan.vp)]
@@ -58,9 +60,9 @@ def pipeline_of(scenario: Scenario, parts: Parts) -> Pipeline:
 class _Pieces:
     """Makes pieces and chunks out of the parts of a step."""
 
-    def __init__(self, cluster: Cluster, parts: Parts, kind_of: dict[int, int], repeated: int | None, zero: int):
-        self.cluster, self.parts, self.kind_of = cluster, parts, kind_of
-        self.repeated, self.zero = repeated, zero
+    def __init__(self, cluster: Cluster, parts: Parts, kind_of: dict[int, int], plan: Plan):
+        self.cluster, self.parts, self.kind_of, self.plan = cluster, parts, kind_of, plan
+        self.repeated = plan.recompute_layers
 
     def piece(self, cost: Cost, slow: float = 1.0) -> Piece:
         """A cost as a piece; no resource is asked for more than it can serve in the time."""
@@ -106,6 +108,7 @@ class _Pieces:
             backward[0] = total((self.piece(parts.head.backward, slow), backward[0]))
             gather[-1] = total((gather[-1], self.piece(parts.gather_ends[1])))
             scatter[0] = total((self.piece(parts.reduce_ends[1]), scatter[0]))
+        scatter = self._bucketed(scatter, layers)
         return Chunk(
             tuple(forward),
             tuple(backward),
@@ -113,6 +116,16 @@ class _Pieces:
             tuple(gather) if any(piece.time for piece in gather) else (),
             tuple(scatter) if any(piece.time for piece in scatter) else (),
         )
+
+    def _bucketed(self, scatter: list[Piece], layers: range) -> list[Piece]:
+        """Gradients of some layers in one message, sent when the last of them is there."""
+        whole = added([1.0] * len(layers), [self.parts.reduce[self.kind_of[layer]] for layer in layers])
+        together = int(bucket_layers(whole, len(layers), self.plan))
+        found = [Piece(0.0)] * len(scatter)
+        for begin in range(0, len(scatter), together):
+            group = scatter[begin : begin + together]
+            found[begin + len(group) - 1] = total(tuple(group))
+        return found
 
     def update(self, ranges: list[range], stage: int, pp: int) -> Piece:
         """The optimizer's work on a stage."""

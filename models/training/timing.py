@@ -258,6 +258,23 @@ def step_timing(parts: Parts, plan: Plan, work: Workload, table: StageTable, lay
     return Timing(time, pipeline, pipeline - batches * busiest.time, weights, update.time, busiest * batches + update)
 
 
+def bucket_layers(reduce: Cost, layers: Any, plan: Plan) -> Any:
+    """Layers whose gradients share a message: as many as fill a bucket; one where they are scattered (ZeRO-2, 3).
+
+    Parameters
+    ----------
+    reduce : Cost
+        Gradients of some layers added up.
+    layers : int
+        How many.
+    plan : Plan
+    """
+    if plan.zero >= 2:
+        return 1.0
+    each = (reduce.link_bytes + reduce.nic_bytes) / layers / (1 if plan.zero else 2)  # an all-reduce sends all twice
+    return np.clip(np.ceil(plan.bucket / np.maximum(each, 1.0)), 1.0, layers)
+
+
 def _seconds(passes: Triple) -> tuple[Any, Any, Any]:
     return passes[0].time, passes[1].time, passes[2].time
 
@@ -286,8 +303,13 @@ def _weights(parts: Parts, plan: Plan, counts: np.ndarray, passes: StagePasses) 
             continue
         # The messages of the chunk that is last in the step run beside its pass, those of the others
         # beside all passes between.
-        part, room = cost * (1.0 / plan.vp), own * ((1 - 1 / pieces) / plan.vp)
-        beside = covered(room, part * (1 - 1 / pieces), parts.ports).time - room.time + part.time / pieces
+        count = np.maximum(1.0, pieces / bucket_layers(cost * (1.0 / plan.vp), pieces, plan)) if what == "gradients" else pieces
+        part, room = cost * (1.0 / plan.vp), own * ((1 - 1 / count) / plan.vp)
+        beside = covered(room, part * (1 - 1 / count), parts.ports).time - room.time + part.time / count
         window = room.time + whole.time * (1 - 1 / plan.vp)
         found = found + np.maximum(beside, cost.time - window)
+        if what == "gradients":
+            # On its way back through the other stages the last micro-batch is slowed by their messages.
+            share = part.sm_time / np.where(np.greater(part.time, 0), part.time, 1.0)
+            found = found + (plan.pp - 1) * share * np.minimum(part.time, own.time / plan.vp)
     return found

@@ -203,9 +203,9 @@ def test_search_ranks_plans_that_fit():
 def test_search_adds_nodes_for_more_devices():
     data = change(workload={"phase": "training", "sequence_length": 2048, "global_batch": 64, "micro_batch": 1})
     frame = search(Scenario.from_dict(data), devices=64)
-    assert (frame["tp"] * frame["dp"] == 64).all()
-    assert frame["tp"].max() == 32
-    assert frame.attrs["evaluated"] == 6
+    assert (frame["tp"] * frame["pp"] * frame["cp"] * frame["dp"] == 64).all()
+    assert frame["time_s"].is_monotonic_increasing
+    assert frame.attrs["evaluated"] > len(frame)
 
 
 @pytest.mark.parametrize("devices", [0, -1, True, 2.5, 10**9])
@@ -225,7 +225,7 @@ def test_training_counts_forward_backward_and_update():
         plan={"tp": 4, "dp": 2},
     )
     result = simulate(Scenario.from_dict(data))
-    assert result.repeats == {"training": 4, "update": 1}
+    assert result.repeats == {"training": 1}
     assert set(result.memory_bytes) == {
         "weights",
         "gradients",

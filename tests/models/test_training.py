@@ -182,6 +182,18 @@ def test_overlap_hides_gradients_and_weights():
     assert cl.estimate(hidden).communication_bytes == cl.estimate(bare).communication_bytes
 
 
+def test_larger_buckets_leave_more_of_the_gradients_to_the_end():
+    def step(bucket, engine):
+        plan = {"tp": 1, "dp": 32, "overlap": ["gradients"], "bucket": bucket}
+        slow = {"cluster": {"preset": "dgx-a100", "nodes": 4, "nic": {"preset": "hdr200", "bandwidth": "50 Gbit/s"}}}
+        return engine(scenario(plan, {"global_batch": 32}, **slow)).time_s
+
+    for engine in (cl.estimate, cl.simulate):
+        times = [step(bucket, engine) for bucket in ("25 MB", "400 MB", "10 GB")]
+        assert times == sorted(times)
+        assert times[0] < times[-1]
+
+
 def test_hybrid_sharding_keeps_gathers_inside_the_node():
     slow = {"cluster": {"preset": "dgx-a100", "nodes": 4, "nic": {"preset": "hdr200", "bandwidth": "12.5 Gbit/s"}}}
     work = {"global_batch": 32}

@@ -33,7 +33,7 @@ def read(row: Mapping[str, str]) -> Case:
         "cluster": cluster_of(row),
         "workload": case.workload(row, dp, case.micro_batch(row, dp, 1), case.dtype_of(row)),
         "plan": plan,
-        "software": "megatron-2021",
+        "software": "megatron-deepspeed",
     }
     flops = case.hardware_flops(row, layers, vocab)
     if line < FULL_FORMULA:
