@@ -48,6 +48,10 @@ Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the whole ta
 
 # What a table for people shows; --json and --csv have every field.
 COLUMNS = ["time_s", "tokens_per_second", "speedup", "mfu", "exposed_communication_s", "fits"]
+PLAN_COLUMNS = [
+    "pp", "cp", "ep", "etp", "vp", "schedule", "sequence_parallel", "zero", "recompute", "offload",
+    "micro_batch", "devices",
+]  # fmt: skip
 
 
 @app.command()
@@ -121,16 +125,59 @@ def sweep(
 @app.command()
 def search(
     scenario: ScenarioPath,
-    devices: Annotated[int | None, typer.Option(help="Devices to use; default all of the cluster.")] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="How many: 1024; 64..4096 for 64, 128, and so on; 512,768. Default all of the cluster."),
+    ] = None,
     as_json: AsJson = False,
     changes: Set = None,
     csv: Csv = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table here (.csv or .parquet).")] = None,
+    keep: Annotated[int, typer.Option(help="Plans to list at most.")] = 100,
+    by: Annotated[str, typer.Option(help="Rank by time, throughput or cost.")] = "time",
+    price: Annotated[float | None, typer.Option(help="Of a device-hour; adds the cost of a million tokens.")] = None,
+    space: Annotated[
+        list[str] | None, typer.Option("--space", metavar="KEY=V1,V2", help="Only these values of a key; repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option("--simulate", help="Simulate this many of the best, too.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes to spread the plans over.")] = 1,
+    explain: Annotated[bool, typer.Option("--explain", help="Rank the scenario's own plan and say why.")] = False,
 ) -> None:
     """Find plans that fit, best first."""
-    with _progress("searching") as step:
-        frame = study.search(_scenario(scenario, changes), devices, step)
-    _table(frame, as_json, csv, first=["tp", "dp"])
-    for plan, reason in frame.attrs["rejected"].items():
+    case = _scenario(scenario, changes)
+    values: dict[str, Any] = {}
+    for item in space or []:
+        key, text = _pair("--space", item)
+        values[key] = [_value("--space", key, part) for part in text.split(",")]
+    if explain:
+        from .models.search.report import explain as explained
+
+        with _executor(workers) as executor:
+            print(explained(case, space=values or None, by=by, executor=executor))
+        return
+    with _progress("searching") as step, _executor(workers) as executor:
+        frame = study.search(
+            case,
+            _devices(devices),
+            step,
+            keep=keep,
+            by=by,
+            simulate=top,
+            price=price,
+            space=values or None,
+            executor=executor,
+            out=out,
+        )
+    alike = {key: frame[key].iloc[0] for key in PLAN_COLUMNS if key in frame and frame[key].astype(str).nunique() == 1}
+    differ = [key for key in PLAN_COLUMNS if key in frame and key not in alike]
+    _table(
+        frame, as_json, csv, first=["tp", "dp", *differ], also=["memory", "cost_per_million_tokens", "simulated_time_s"]
+    )
+    found = frame.attrs
+    print(f"{found['evaluated']:,} plans, {found['fits']:,} fit, {found['seconds']:.1f} s", file=sys.stderr)
+    if alike:
+        print("in all of them: " + ", ".join(f"{key} {value}" for key, value in alike.items()), file=sys.stderr)
+    for plan, reason in found["rejected"].items():
         print(f"left out {plan}: {reason}", file=sys.stderr)
 
 
@@ -198,6 +245,20 @@ def _value(option: str, key: str, text: str) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         raise InputError(f"{option} {key}: {text!r} is not a YAML value (legal: as in a scenario file)") from None
+
+
+def _devices(text: str | None) -> Any:
+    """`1024`, `64..4096` or `512,768` as a search takes it."""
+    if text is None:
+        return None
+    low, dots, high = text.partition("..")
+    try:
+        if dots:
+            return int(low), int(high)
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--devices: {text!r} (legal: as in 1024, 64..4096 or 512,768)") from None
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _window(text: str | None) -> tuple[float, float] | None:

@@ -15,9 +15,9 @@ import numpy as np
 from ..hardware import Cluster
 from ..simulator import Program
 from ..simulator.communicator import Collective, Communicator
+from .blocks import Block, Exchange, Work
 from .groups import Group, Groups, communicator
 from .kernels import Kernel, Kernels
-from .layers import Block, Exchange, Work
 
 Handle = tuple[int, ...]
 

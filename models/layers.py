@@ -7,90 +7,19 @@ of the column-parallel matrix (backward) whose partial sums the ranks must add u
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from .architecture import Transformer
-from .kernels import QUANTISE, Kernel, Kernels, larger
+from .blocks import Block, Exchange, Tokens, Work
+from .gradients import GRADIENT_STREAMS, Gradients, shape_of
+from .kernels import Kernel, Kernels, larger
 from .plan import Division
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Tokens one rank works on: `batch` sequences of `query` new tokens seeing `context` keys."""
-
-    batch: int
-    query: int
-    context: int
-
-    @property
-    def rows(self) -> int:
-        """Rows of every activation matrix."""
-        return self.batch * self.query
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A collective inside a block, along another axis than the sum at its end.
-
-    Parameters
-    ----------
-    kind : str
-        One of the simulator's kinds of collective.
-    axis : str
-        Process group: tp | cp | ep.
-    size : float
-        Bytes, by the convention of the kind [B].
-    covered : bool
-        Whether it runs beside the kernel that follows it; else that waits.
-    """
-
-    kind: str
-    axis: str
-    size: float
-    covered: bool = False
-
-    @property
-    def shape(self) -> None:
-        """It is no product."""
-        return None
-
-
-Work = Kernel | Exchange
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Kernels between two reductions, on one rank.
-
-    Parameters
-    ----------
-    name : str
-    layer : int
-    kernels : tuple of Kernel or Exchange
-        In stream order; the last product makes the partial sums.
-    output_bytes : float
-        Size of the activation to add up over the ranks [B]; 0 when nothing is divided.
-    residual : tuple of Kernel
-        The stand-alone residual addition, for techniques that cannot fuse it into the next norm.
-    deferred : tuple of Kernel
-        Work nothing in this pass waits for (weight gradients).
-    gather_bytes : float
-        Size of the input where the ranks hold a part of it each and gather it first (sequence
-        parallelism) [B]; the sum at the end is scattered over the ranks then.
-    """
-
-    name: str
-    layer: int
-    kernels: tuple[Work, ...]
-    output_bytes: float
-    residual: tuple[Kernel, ...] = ()
-    deferred: tuple[Kernel, ...] = ()
-    gather_bytes: float = 0.0
-
-
-class Layers:
+class Layers(Gradients):
     """Builds the blocks of a model for one way of dividing it.
 
     Parameters
@@ -125,8 +54,8 @@ class Layers:
         left, right = entry[first], branch[other]
         assert isinstance(left, Kernel)
         assert isinstance(right, Kernel)
-        rows, width, depth = _shape(left)
-        _, other_width, other_depth = _shape(right)
+        rows, width, depth = shape_of(left)
+        _, other_width, other_depth = shape_of(right)
         if other_depth != depth:  # a router comes first: nothing to fuse with
             merged, rest = left, branch[other:]
         else:
@@ -197,9 +126,9 @@ class Layers:
         before = make.quantise(groups * m * k) if make.dtype != make.wide else ()
         return [*before, make.gemm(name, m, n, k, groups)]
 
-    def _block(self, name: str, layer: int, kernels: list[Work], rows: float, divided: bool = True) -> Block:
+    def _block(self, name: str, layer: int, kernels: list[Work], rows: float, divided: Any = True) -> Block:
         elements = rows * self.model.hidden
-        summed = self._reduced(elements) if divided else 0.0
+        summed: Any = np.where(divided, self._reduced(elements), 0.0)[()]
         return Block(
             name,
             layer,
@@ -281,8 +210,8 @@ class Layers:
         if not model.is_moe(layer):
             return self._block("mlp", layer, found + self._feed_forward(rows, model.ffn / self.tp), rows)
         # Experts that are not divided as the other matrices work on a rank's own tokens.
-        divided = bool(np.all(np.equal(division.etp, self.tp)))
-        found += self._experts(rows if divided else rows / self.tp)
+        divided = np.equal(division.etp, self.tp)
+        found += self._experts(np.where(divided, rows, rows / self.tp)[()])  # type: ignore[arg-type]
         return self._block("mlp", layer, found, rows, divided)
 
     def _feed_forward(self, rows: float, width: float, groups: float = 1, name: str = "mlp") -> list[Work]:
@@ -313,110 +242,3 @@ class Layers:
             crossing = [Exchange("all_to_all", "ep", pairs * model.hidden * make.size)]
         found += [*crossing, *self._feed_forward(pairs, model.expert_ffn / division.etp, touched, "expert"), *crossing]
         return [*found, *make.elementwise("combine", pairs * model.hidden, rows, 2)]
-
-    # -- backward ---------------------------------------------------------------------------------
-
-    def backward(self, block: Block, again: tuple[Work, ...] = ()) -> Block:
-        """Backward of a forward block: input gradients in reverse order, weight gradients deferred.
-
-        The last kernel is the input gradient of the block's column-parallel GEMM, whose partial sums
-        the ranks add up (Megatron-LM's conjugate operator f, arXiv 1909.08053 section 3).
-
-        Parameters
-        ----------
-        block : Block
-        again : tuple of Kernel
-            Forward work to repeat first.
-        """
-        inputs = self.backward_kernels(block.kernels, weights=False)
-        last = max(i for i, kernel in enumerate(inputs) if isinstance(kernel, Kernel) and kernel.shape is not None)
-        inputs = (*inputs[:last], *inputs[last + 1 :], inputs[last])
-        deferred: list[Kernel] = []
-        for kernel in reversed(block.kernels):
-            if isinstance(kernel, Kernel) and kernel.shape and not kernel.core:
-                deferred += self._weight_gradient(kernel)
-        # The input is gathered once more for the weight gradients, under the input gradients.
-        regather = (
-            (Exchange("all_gather", "tp", block.gather_bytes, covered=True),) if np.any(block.gather_bytes) else ()
-        )
-        kernels = (*again, *regather, *inputs)
-        return replace(block, name=f"{block.name} backward", kernels=kernels, deferred=tuple(deferred))
-
-    @staticmethod
-    def saved(block: Block) -> Block:
-        """What of a block makes activations that its backward pass reads: all but the last product."""
-        last = max(i for i, kernel in enumerate(block.kernels) if isinstance(kernel, Kernel) and kernel.shape)
-        return replace(block, kernels=block.kernels[:last], output_bytes=0.0)
-
-    def repeated(self, block: Block) -> tuple[Work, ...]:
-        """What selective recomputation runs again before the backward of a block."""
-        kernels = [kernel for kernel in block.kernels if isinstance(kernel, Kernel)]
-        if self.kernels.software.selective == "attention":  # Korthikanti et al., section 5
-            return tuple(kernel for kernel in kernels if kernel.core)
-        products = [kernel for kernel in kernels if kernel.shape and not kernel.core]
-        kept = products[::2]
-        return tuple(kernel for kernel in kernels if not kernel.core and kernel not in kept)
-
-    def backward_kernels(self, kernels: tuple[Work, ...], weights: bool = True) -> tuple[Work, ...]:
-        """Gradients of kernels in reverse order: of their inputs, and of their weights if asked."""
-        found: list[Work] = []
-        for kernel in reversed(kernels):
-            if isinstance(kernel, Exchange):
-                found.append(replace(kernel, kind=ADJOINT[kernel.kind], size=kernel.size * (1 + kernel.covered)))
-            elif kernel.name == QUANTISE:
-                continue  # an operand of the product after it, whose own gradients bring theirs
-            elif kernel.shape is not None and kernel.core:
-                found += [self._gradient(kernel, "input"), self._gradient(kernel, "weight")]
-            elif kernel.shape is not None:
-                m, n, _ = kernel.shape
-                if self.kernels.dtype != self.kernels.wide and kernel.narrow:
-                    found += self.kernels.quantise(kernel.groups * m * n)
-                found.append(self._gradient(kernel, "input"))
-                found += self._weight_gradient(kernel) if weights else []
-            elif kernel.core and kernel.name == "attention":
-                found.append(_scaled(kernel, self.kernels.software.flash_backward))
-            elif kernel.core and self.kernels.software.attention == "math":
-                found.append(_scaled(kernel, 2.0))
-            else:
-                found.append(_scaled(kernel, GRADIENT_STREAMS))
-        return tuple(found)
-
-    def _gradient(self, kernel: Kernel, of: str) -> Kernel:
-        m, n, k = _shape(kernel)
-        shape = (m, k, n) if of == "input" else (k, n, m)
-        made = self.kernels.gemm(f"{kernel.name} {of} gradient", *shape, kernel.groups, wide=not kernel.narrow)
-        return replace(made, core=kernel.core)
-
-    def _weight_gradient(self, kernel: Kernel) -> list[Kernel]:
-        """Product for a weight gradient, and its addition to those of micro-batches before."""
-        _, n, k = _shape(kernel)
-        extra = self.kernels.software.accumulate_bytes
-        if not extra:
-            return [self._gradient(kernel, "weight")]
-        added = self.kernels.streamed("accumulate gradient", extra * kernel.groups * n * k)
-        return [self._gradient(kernel, "weight"), *added]
-
-
-def _shape(kernel: Kernel) -> tuple[float, float, float]:
-    assert kernel.shape is not None, f"{kernel.name} is no GEMM"
-    return kernel.shape
-
-
-# A streaming kernel's backward reads the outer gradient besides.
-GRADIENT_STREAMS = 1.5
-ADJOINT = {
-    "all_gather": "reduce_scatter",
-    "reduce_scatter": "all_gather",
-    "all_reduce": "all_reduce",
-    "all_to_all": "all_to_all",
-}
-
-
-def _scaled(kernel: Kernel, factor: float) -> Kernel:
-    return replace(
-        kernel,
-        name=f"{kernel.name} backward",
-        flops=kernel.flops * factor,
-        memory_bytes=kernel.memory_bytes * factor,
-        time=kernel.time * factor,
-    )

@@ -18,6 +18,7 @@ from .plan import Plan, Workload
 from .scenario import Scenario
 from .step import phases
 from .techniques import TechniqueCall, parse_technique
+from .training.memory import fits
 from .training.predict import Totals, estimated, simulated, step_program, training_parts
 
 
@@ -122,7 +123,9 @@ def _result(scenario: Scenario, totals: Totals, traces: dict[str, Trace], repeat
     tokens = _tokens(work)
     flops = model_flops(scenario.model, work) / plan.devices
     memory = footprint(scenario.model, work, plan, scenario.software)
-    fits = memory["total"] <= device.memory_capacity
+    room = memory["total"] <= device.memory_capacity
+    if work.phase == "training":
+        room = bool(fits(memory, scenario.software, device.memory_capacity))
     error = scenario.software.error if device.name in scenario.software.calibrated_on else None
     call = technique_of(scenario)
     return Result(
@@ -138,10 +141,10 @@ def _result(scenario: Scenario, totals: Totals, traces: dict[str, Trace], repeat
         communication_bytes=dict(sorted(totals.sent.items())),
         memory_traffic_bytes=totals.memory_traffic,
         memory_bytes=memory,
-        fits=fits,
+        fits=room,
         bound={k: v / time for k, v in sorted(totals.bound.items()) if v},
         interval_s=None if error is None else (time * (1 - error), time * (1 + error)),
-        warnings=tuple(_warnings(scenario, call, totals.sent, memory, fits)),
+        warnings=tuple(_warnings(scenario, call, totals.sent, memory, room)),
         traces=traces,
         repeats=repeats,
     )

@@ -191,6 +191,9 @@ def _plan(file: Any, model: Transformer, cluster: Cluster, training: bool, where
             f"{where}.placement: {file.placement!r} (legal: tp, cp, dp and pp in any order, as in tp-cp-dp-pp)"
         )
     schedule = "interleaved" if file.vp > 1 and file.schedule == "1f1b" else file.schedule
+    if schedule == "dualpipe" and file.zero >= 2:
+        # Its passes of two directions run as one; what is divided would be gathered and scattered between.
+        raise InputError(f"{where}.zero: {file.zero} with schedule dualpipe (legal: 0 or 1)")
     if file.vp > 1 and schedule != "interleaved":
         raise InputError(f"{where}.vp: {file.vp} with schedule {schedule} (legal: 1, or schedule interleaved)")
     return Plan(

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from .layers import Block, Layers, Tokens, Work
+from .blocks import Block, Tokens, Work
+from .layers import Layers
 from .scenario import Scenario
 
 

@@ -11,12 +11,12 @@ from ..hardware.errors import InputError
 from ..simulator.result import Result
 from .predict import estimate, simulate
 from .scenario import Scenario, changed
+from .search.run import search as search
 from .techniques import registry
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_DEVICES = 1_000_000
 Progress = Callable[[int, int], None]
 ENGINES: Mapping[str, Callable[[Scenario], Result]] = {"simulate": simulate, "estimate": estimate}
 
@@ -120,57 +120,6 @@ def _point(data: Mapping[str, Any], engine: str) -> dict[str, Any]:
         return {**engine_of(engine)(Scenario.from_dict(data)).to_dict(), "error": None}
     except InputError as problem:
         return {"error": str(problem)}
-
-
-def search(scenario: Scenario, devices: int | None = None, progress: Progress | None = None) -> pd.DataFrame:
-    """Plans for a number of devices that fit in memory, best throughput first.
-
-    Tensor-parallel degrees that divide the heads are tried, the rest of the devices being
-    data-parallel replicas. More devices than the cluster has add nodes of the same kind.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Its plan is replaced by each candidate.
-    devices : int, optional
-        Devices to use; default all of the cluster.
-    progress : callable, optional
-        Called with (done, of).
-
-    Returns
-    -------
-    pandas.DataFrame
-        tp, dp, then the fields of `Result`; ``attrs["evaluated"]`` counts all plans tried,
-        ``attrs["rejected"]`` says why the others are missing.
-    """
-    import pandas as pd
-
-    count = scenario.cluster.size if devices is None else devices
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_DEVICES:
-        raise InputError(f"devices: {devices!r} (legal: a whole number from 1 to {MOST_DEVICES})")
-    if count > scenario.cluster.size:
-        nodes = -(-count // scenario.cluster.devices_per_node)
-        scenario = scenario.replace({"plan.tp": 1, "plan.dp": 1, "cluster.nodes": nodes})
-    degrees = [tp for tp in range(1, count + 1) if count % tp == 0 and scenario.model.heads % tp == 0]
-    rows, rejected = [], {}
-    for done, tp in enumerate(degrees):
-        plan = {"tp": tp, "dp": count // tp}
-        try:
-            result = estimate(scenario.replace({f"plan.{key}": value for key, value in plan.items()}))
-        except InputError as problem:
-            rejected[str(plan)] = str(problem)
-        else:
-            if result.fits:
-                rows.append({**plan, **result.to_dict()})
-            else:
-                rejected[str(plan)] = "memory does not fit"
-        if progress:
-            progress(done + 1, len(degrees))
-    frame = pd.DataFrame(rows)
-    if rows:
-        frame = frame.sort_values("tokens_per_second", ascending=False, kind="stable", ignore_index=True)
-    frame.attrs.update(evaluated=len(degrees), rejected=rejected)
-    return frame
 
 
 def techniques() -> pd.DataFrame:

@@ -7,9 +7,9 @@ from functools import cache
 from statistics import geometric_mean
 
 from ..hardware import Cluster, load_cluster
+from ..models.blocks import Block
 from ..models.build import Builder
 from ..models.kernels import Kernel, Kernels
-from ..models.layers import Block
 from ..models.library import load_model
 from ..models.predict import simulate
 from ..models.scenario import Scenario

@@ -23,6 +23,7 @@ def pipeline_time(
     whole: Stage,
     stages: Sequence[Stage],
     before: Sequence[Any],
+    fullest: Any,
     transfer: Any,
     hidden: bool,
 ) -> Any:
@@ -39,6 +40,8 @@ def pipeline_time(
         The same of each unlike stage, all its chunks together.
     before : sequence of float or array
         Seconds of one micro-batch, forward and back, on all stages before each of these.
+    fullest : float or array
+        The same on the chunk with most layers.
     transfer : float or array
         An activation from stage to stage.
     hidden : bool
@@ -57,7 +60,7 @@ def pipeline_time(
     everything = sum(whole)
     if schedule == "interleaved":
         backward = _most([stage[1] for stage in stages])
-        return _interleaved(pp, vp, m, everything, pace, backward, transfer, hidden)
+        return _interleaved(pp, vp, m, everything, pace, fullest, backward, transfer, hidden)
     if schedule == "zero-bubble":
         # Weight gradients fill the drain: a stage runs one of them for each stage before it.
         fill = whole[0] + whole[1] - _most([stage[0] + stage[1] for stage in stages])
@@ -105,12 +108,14 @@ def _waits(pp: Any, m: Any, pace: Any, transfer: Any, hidden: bool) -> Any:
 
 
 def _interleaved(
-    pp: Any, vp: Any, m: Any, everything: Any, pace: Any, backward: Any, transfer: Any, hidden: bool
+    pp: Any, vp: Any, m: Any, everything: Any, pace: Any, fullest: Any, backward: Any, transfer: Any, hidden: bool
 ) -> Any:
     """Chunks take turns every pp micro-batches; the last round may be short, and its turns too."""
     rest = np.mod(m, pp)
     short = np.where(np.greater(rest, 0), (pp - rest) * (vp - 1) * backward / vp, 0.0)
-    rounds = m * pace + np.maximum(everything - pace, 0.0) / vp + short
+    # Chunks of unlike size wait for the fullest as they fill and drain.
+    fill = np.maximum(np.maximum(everything - pace, 0.0) / vp, (pp - 1) * fullest)
+    rounds = m * pace + fill + short
     # Too few for one round, they wait at every turn for the first of them to come around.
     found = np.where(np.less(m, pp), np.maximum(everything, pace) + (m - 1) * pace / vp, rounds)
     sends = 2 * (pp * vp - 1) * transfer * np.greater(pp, 1)

@@ -15,11 +15,12 @@ import numpy as np
 from ...hardware import Cluster
 from ...simulator import Program, Trace
 from ..architecture import Transformer
+from ..blocks import Tokens, Work
 from ..build import Builder
 from ..clock import Clock
 from ..groups import Groups
 from ..kernels import Kernels
-from ..layers import Layers, Tokens, Work
+from ..layers import Layers
 from ..plan import Plan
 from ..step import Step, backward_step, forward_step
 from ..techniques import TechniqueCall

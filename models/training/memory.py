@@ -51,6 +51,21 @@ def training_memory(
     return {name: np.where(fuller, first[name], last[name])[()] for name in first}
 
 
+def fits(memory: dict[str, Any], software: Software, capacity: float) -> Any:
+    """Whether what is live fits; what the allocator holds beyond it, it gives back when memory is short.
+
+    Parameters
+    ----------
+    memory : dict
+        Of `training_memory`, or of any footprint.
+    software : Software
+    capacity : float
+        Of the device [B].
+    """
+    live = (memory["total"] - software.reserve) / software.fragmentation
+    return live + software.reserve <= capacity
+
+
 def _stage(
     model: Transformer,
     work: Workload,

@@ -13,9 +13,9 @@ import numpy as np
 
 from ...hardware import Cluster
 from ..architecture import Transformer
+from ..blocks import Tokens
 from ..groups import Group, process_groups
 from ..kernels import Kernels
-from ..layers import Tokens
 from ..plan import Plan, Workload
 from ..techniques import TechniqueCall
 from .compose import Composer, Passes, Play

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from ..pipeline.piece import Chunk, Piece, Pipeline, total
 from .cost import Cost
+from .overlap import added
 from .parts import Parts
 from .stages import chunk_layers
 from .stragglers import drawn
-from .timing import added, bucket_layers
+from .timing import bucket_layers
 
 if TYPE_CHECKING:
     from ...hardware import Cluster

@@ -11,11 +11,12 @@ from ..kernels import Kernels
 from ..pipeline.program import pipeline_program
 from ..techniques import TechniqueCall
 from .cost import Cost
+from .overlap import added
 from .parts import Parts, parts_of
 from .pipeline import pipeline_of
 from .stages import stage_table
 from .stragglers import slowdown
-from .timing import Timing, added, step_timing
+from .timing import Timing, step_timing
 
 if TYPE_CHECKING:
     from ..scenario import Scenario

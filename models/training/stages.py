@@ -82,10 +82,13 @@ class StageTable:
         On the first stage, the unlike ones between, and the last; plans with fewer repeat their last.
     before : numpy.ndarray
         On all stages before each of these (the last of its like).
+    fullest : numpy.ndarray, shape (kinds,) or (kinds, plans)
+        In the chunk with most layers.
     """
 
     counts: np.ndarray
     before: np.ndarray
+    fullest: np.ndarray
 
 
 @lru_cache(maxsize=65_536)
@@ -98,7 +101,9 @@ def _stages(model: Transformer, pp: int, vp: int, schedule: str) -> StageTable:
     before = np.cumsum(counts, axis=0) - counts
     like = {tuple(row): index for index, row in enumerate(counts[1:-1].tolist(), start=1)}
     rows = [0, *sorted(like.values()), pp - 1] if pp > 1 else [0]
-    return StageTable(counts[rows], before[rows])
+    fullest = max((part for stage in parts for part in stage), key=len)
+    most = np.array([int(kind.members[list(fullest)].sum()) for kind in kinds(model)])
+    return StageTable(counts[rows], before[rows], most)
 
 
 def stage_table(model: Transformer, plan: Plan) -> StageTable:
@@ -121,7 +126,8 @@ def stage_table(model: Transformer, plan: Plan) -> StageTable:
         padded = [np.concatenate([row, np.repeat(row[-1:], most - len(row), axis=0)]) for row in rows]
         return np.moveaxis(np.stack(padded)[place.ravel()], 0, -1)
 
-    return StageTable(stacked([table.counts for table in found]), stacked([table.before for table in found]))
+    fullest = np.stack([table.fullest for table in found])[place.ravel()].T
+    return StageTable(stacked([table.counts for table in found]), stacked([table.before for table in found]), fullest)
 
 
 def layer_parameters(model: Transformer, layer: int, plan: Plan) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from ..pipeline.closed_form import joint_gain, pipeline_time
 from ..plan import Plan, Workload
 from .cost import Cost, Ports
+from .overlap import added, at_once, covered, heaviest
 from .parts import SPLIT, Parts
 from .stages import StageTable
 
@@ -43,53 +43,6 @@ class Timing:
     busiest: Cost
 
 
-def added(counts: Sequence[Any], costs: Sequence[Cost]) -> Cost:
-    """Sum of costs, each as often as counted."""
-    found = Cost()
-    for count, cost in zip(counts, costs, strict=True):
-        found = found + cost * count
-    return found
-
-
-def covered(compute: Cost, beside: Cost, ports: Ports) -> Cost:
-    """Both at once: communication keeps its speed, and kernels go on at what it leaves them.
-
-    It takes its share of the compute units, and room on the ports from messages among the kernels.
-
-    Parameters
-    ----------
-    compute, beside : Cost
-    ports : Ports
-    """
-    busy = np.where(np.greater(beside.time, 0), beside.time, 1.0)
-    speed = 1 - np.divide(beside.sm_time, busy)
-    work = np.where(np.greater(compute.time, 0), compute.time, 1.0)
-    for port, taken, asked in (
-        (ports.link, beside.link_bytes, compute.link_bytes),
-        (ports.nic, beside.nic_bytes, compute.nic_bytes),
-    ):
-        if port and np.any(asked):
-            room = np.maximum(1 - np.divide(taken, busy * port), 1e-3)
-            speed = np.minimum(speed, room / np.maximum(np.divide(asked, work * port), room))
-    time = np.maximum(compute.time + (1 - speed) * beside.time, beside.time)
-    return replace(compute + beside, time=time, compute=np.minimum(time, compute.compute + time - compute.time))
-
-
-def at_once(one: Cost, other: Cost, ports: Ports) -> Cost:
-    """Messages on two streams: each takes its own time, both together what their bytes take of the ports."""
-    time = np.maximum(np.maximum(one.time, other.time), ports.least(one, other))
-    return replace(one + other, time=time)
-
-
-def heaviest(costs: Sequence[Cost]) -> Cost:
-    """The cost that takes longest; of each plan its own."""
-    found = costs[0]
-    for cost in costs[1:]:
-        longer = np.greater(cost.time, found.time)
-        found = cost * np.where(longer, 1.0, 0.0) + found * np.where(longer, 0.0, 1.0)
-    return found
-
-
 Triple = tuple[Cost, Cost, Cost]  # forward, backward, weight gradients
 
 
@@ -105,11 +58,14 @@ class StagePasses:
         Seconds on all stages before each.
     whole : Triple
         All stages together.
+    fullest : float
+        Seconds on the chunk with most layers.
     """
 
     stages: tuple[Triple, ...]
     before: tuple[Any, ...]
     whole: Triple
+    fullest: Any
 
 
 def stage_passes(parts: Parts, plan: Plan, table: StageTable, layers: int, batches: Any) -> StagePasses:
@@ -160,7 +116,8 @@ def stage_passes(parts: Parts, plan: Plan, table: StageTable, layers: int, batch
         before.append(sum(cost.time for cost in passed) * np.where(np.equal(plan.pp, 1), 0.0, 1.0))
     every = [int(kind.members.sum()) * (2 if dual else 1) for kind in parts.kinds]
     ended = 2.0 if dual else 1.0
-    return StagePasses(tuple(stages), tuple(before), sums(every, ended, ended))
+    fullest = sum(cost.time for cost in sums(table.fullest, 0.0, 0.0))
+    return StagePasses(tuple(stages), tuple(before), sums(every, ended, ended), fullest)
 
 
 def _joined(passes: Triple, share: Any) -> Triple:
@@ -245,11 +202,12 @@ def step_timing(parts: Parts, plan: Plan, work: Workload, table: StageTable, lay
         _seconds(passes.whole),
         [_seconds(stage) for stage in passes.stages],
         passes.before,
+        passes.fullest,
         parts.transfer.time,
         "pipeline" in plan.overlap,
     )
     pipeline = pipeline + (batches - 1) * _crowded(parts, plan, table, passes)
-    weights = _weights(parts, plan, table.counts, passes)
+    weights = _weights(parts, plan, table.counts, passes, batches)
     both = alone(plan)
     first = added([*table.counts[0], 1.0, both], [*parts.update, *parts.update_ends])
     last = added([*table.counts[-1], both, 1.0], [*parts.update, *parts.update_ends])
@@ -279,7 +237,7 @@ def _seconds(passes: Triple) -> tuple[Any, Any, Any]:
     return passes[0].time, passes[1].time, passes[2].time
 
 
-def _weights(parts: Parts, plan: Plan, counts: np.ndarray, passes: StagePasses) -> Any:
+def _weights(parts: Parts, plan: Plan, counts: np.ndarray, passes: StagePasses, batches: Any) -> Any:
     """Exposed seconds of gathering weights and adding up gradients.
 
     The first stage ends the step: its last backward pass is the last of all.
@@ -303,13 +261,21 @@ def _weights(parts: Parts, plan: Plan, counts: np.ndarray, passes: StagePasses) 
             continue
         # The messages of the chunk that is last in the step run beside its pass, those of the others
         # beside all passes between.
-        count = np.maximum(1.0, pieces / bucket_layers(cost * (1.0 / plan.vp), pieces, plan)) if what == "gradients" else pieces
+        count = (
+            np.maximum(1.0, pieces / bucket_layers(cost * (1.0 / plan.vp), pieces, plan))
+            if what == "gradients"
+            else pieces
+        )
         part, room = cost * (1.0 / plan.vp), own * ((1 - 1 / count) / plan.vp)
         beside = covered(room, part * (1 - 1 / count), parts.ports).time - room.time + part.time / count
         window = room.time + whole.time * (1 - 1 / plan.vp)
         found = found + np.maximum(beside, cost.time - window)
         if what == "gradients":
-            # On its way back through the other stages the last micro-batch is slowed by their messages.
+            # On its way back through the other stages the last micro-batch is slowed by their messages; with
+            # several chunks a stage, so are the turns of all of them, as long as any stage sends.
             share = part.sm_time / np.where(np.greater(part.time, 0), part.time, 1.0)
-            found = found + (plan.pp - 1) * share * np.minimum(part.time, own.time / plan.vp)
+            turn = np.minimum(batches, plan.pp) * own.time / plan.vp
+            busy = np.minimum(1.0, plan.pp * part.time / np.maximum(turn, 1e-12))
+            alone_in_turn = (plan.pp - 1) * np.minimum(part.time, own.time / plan.vp)
+            found = found + share * np.where(np.greater(plan.vp, 1), plan.vp * turn * busy, alone_in_turn)
     return found

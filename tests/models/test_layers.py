@@ -3,9 +3,10 @@
 import pytest
 
 from commlens.hardware import load_device
+from commlens.models.blocks import Tokens
 from commlens.models.flops import matrix_parameters, model_flops
 from commlens.models.kernels import Kernels
-from commlens.models.layers import Layers, Tokens
+from commlens.models.layers import Layers
 from commlens.models.library import load_model
 from commlens.models.plan import Workload
 from commlens.models.software import load_software

@@ -92,7 +92,7 @@ def test_closed_form_is_near_the_program(schedule, shape, batches):
         stages = [(f, b + w, 0.0) for f, b, w in stages]
     whole = tuple(map(sum, zip(*stages, strict=True)))
     before = [sum(map(sum, stages[:stage])) for stage in range(pp)]
-    closed = pipeline_time(schedule, pp, 1, batches, whole, stages, before, 0.0, True)
+    closed = pipeline_time(schedule, pp, 1, batches, whole, stages, before, max(map(sum, stages)), 0.0, True)
     assert float(closed) == pytest.approx(
         seconds(schedule, *times, batches), rel=0.25 if schedule == "zero-bubble" else 0.15
     )
@@ -105,7 +105,9 @@ def test_closed_form_of_even_stages_is_exact(schedule, pp, vp, rounds):
     batches = rounds * pp
     stage = (1.0 * vp, 2.0 * vp, 0.0)
     whole = tuple(part * pp for part in stage)
-    closed = pipeline_time(schedule, pp, vp, batches, whole, [stage] * pp, [3.0 * vp * s for s in range(pp)], 0.0, True)
+    closed = pipeline_time(
+        schedule, pp, vp, batches, whole, [stage] * pp, [3.0 * vp * s for s in range(pp)], 3.0, 0.0, True
+    )
     assert float(closed) == pytest.approx(even(schedule, pp, vp, batches), rel=1e-9)
 
 
@@ -113,7 +115,7 @@ def test_closed_form_takes_arrays():
     pp, batches = np.array([2, 4, 8]), np.array([4, 8, 8])
     stage = (np.ones(3), np.full(3, 2.0), np.zeros(3))
     whole = tuple(part * pp for part in stage)
-    found = pipeline_time("1f1b", pp, 1, batches, whole, [stage, stage], [0 * pp, 3.0 * (pp - 1)], 0.0, True)
+    found = pipeline_time("1f1b", pp, 1, batches, whole, [stage, stage], [0 * pp, 3.0 * (pp - 1)], 3.0, 0.0, True)
     assert found == pytest.approx([even("1f1b", p, 1, m) for p, m in zip(pp, batches, strict=True)])
 
 

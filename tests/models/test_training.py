@@ -46,7 +46,7 @@ def test_forward_products_of_a_rank_are_its_share_of_the_models():
     kernels = Kernels(case.cluster.device, case.software, "bf16", training=True)
     parts = parts_of(case.model, case.cluster, kernels, case.workload, case.plan, parse_technique("baseline"))
     layers = Composer(case.model, case.cluster, kernels, None, case.plan, None, parse_technique("baseline")).layers
-    from commlens.models.layers import Tokens
+    from commlens.models.blocks import Tokens
 
     tokens = Tokens(1, 2048, 2048)
     work = sum(k.flops for block in layers.forward(0, tokens) for k in block.kernels) * case.model.layers

@@ -25,9 +25,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ....simulator.costs import LOW
+from ...blocks import Block
 from ...build import Builder, Handle
 from ...kernels import Kernel
-from ...layers import Block
 from ...step import Step
 from .. import technique
 
