@@ -34,7 +34,7 @@ def pipeline_of(scenario: Scenario, parts: Parts) -> Pipeline:
     kind_of = {layer: index for index, kind in enumerate(parts.kinds) for layer in kind.members.nonzero()[0].tolist()}
     last = plan.pp * plan.vp - 1
     make = _Pieces(scenario.cluster, parts, kind_of, plan)
-    chunks = []
+    chunks, updates = [], []
     for stage in range(plan.pp):
         numbers = [chunk * plan.pp + stage for chunk in range(plan.vp)]
         owned = list(zip(numbers, ranges[stage], strict=True))
@@ -43,6 +43,7 @@ def pipeline_of(scenario: Scenario, parts: Parts) -> Pipeline:
         chunks.append(
             tuple(make.chunk(layers, number == 0, number == last, float(slow[stage])) for number, layers in owned)
         )
+        updates.append(make.update([(layers, number == 0, number == last) for number, layers in owned]))
     sync = make.piece(parts.sync) if plan.pp > 1 and parts.sync.time else None
     batches = scenario.workload.global_batch // (plan.dp * scenario.workload.micro_batch)
     return Pipeline(
@@ -50,7 +51,7 @@ def pipeline_of(scenario: Scenario, parts: Parts) -> Pipeline:
         micro_batches=batches,
         schedule=plan.schedule,
         transfer=make.piece(parts.transfer),
-        update=tuple(make.update([layers for layers in ranges[stage]], stage, plan.pp) for stage in range(plan.pp)),
+        update=tuple(updates),
         sync=sync,
         gather_each=plan.zero == 3,
         scatter_each=plan.zero >= 2,
@@ -128,8 +129,10 @@ class _Pieces:
             found[begin + len(group) - 1] = total(tuple(group))
         return found
 
-    def update(self, ranges: list[range], stage: int, pp: int) -> Piece:
-        """The optimizer's work on a stage."""
-        costs = [self.parts.update[self.kind_of[layer]] for layers in ranges for layer in layers]
-        costs += [self.parts.update_ends[0]] * (stage == 0) + [self.parts.update_ends[1]] * (stage == pp - 1)
+    def update(self, owned: list[tuple[range, bool, bool]]) -> Piece:
+        """The optimizer's work on the chunks of a stage: (layers, whether the first, whether the last)."""
+        costs = []
+        for layers, first, last in owned:
+            costs += [self.parts.update[self.kind_of[layer]] for layer in layers]
+            costs += [self.parts.update_ends[0]] * first + [self.parts.update_ends[1]] * last
         return total(tuple(self.piece(cost) for cost in costs))

@@ -58,7 +58,6 @@ def test_estimates_of_random_plans_are_within_5_percent_of_their_simulation():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="interleaved chunks of unlike size: the closed form is optimistic by up to 7 %", strict=False)
 @pytest.mark.parametrize("devices", [256, 1024, 4096])
 def test_the_best_plan_is_within_3_percent_of_its_simulation(devices):
     case = Scenario.from_dict(GPT)

@@ -17,6 +17,17 @@ from .trivial import Known, baseline, known
 
 FAMILY = "training"
 TIME, MEMORY = "step time [s]", "memory [B]"
+MISSED = 0.15  # errors beyond this carry a reason
+CAUSES = {
+    "mosaic": "stands out from its neighbours in the table; memory pressure or other jobs are not in it",
+    "vtrain-multi": "breaks the table's own trend, or divides tensors over two or four devices; cause not known",
+    "vtrain-single": "launched by a host whose pace depends on what else it does; one number stands for all",
+    "megatron-table-2": "ZeRO-3 of 2021 between nodes; how much of its gathers it covered is not known (rows recalled)",
+    "bloom": "head widths that tensor cores do not like and what the network of the machine does are not modelled",
+    "bridge-dense": "recipes of narrow formats (which layers stay wide) and recomputation are not in the table",
+    "bridge-moe": "releases differ in how experts are dispatched, fused and launched; one profile stands for several",
+    "torchtitan": "tensor parallelism's own cost in that stack, and settings the table leaves out",
+}
 
 
 def predicted(scenario: Scenario) -> Result | str:
@@ -60,9 +71,19 @@ def rows() -> Iterator[Row]:
         if case.step_time is not None:
             naive = baseline(runs[case.row_id], near[case.source])
             metric = f"{TIME}, doubtful rows" if case.doubt else TIME
-            yield row_of(case, metric, case.step_time, result.time_s, naive, case.doubt)
+            reason = case.doubt or reason_of(case, result.time_s / case.step_time - 1)
+            yield row_of(case, metric, case.step_time, result.time_s, naive, reason)
         if case.memory is not None:
             yield row_of(case, MEMORY, case.memory, result.memory_bytes["total"])
+
+
+def reason_of(case: Case, error: float) -> str:
+    """Why a step is missed, as far as it is known; empty within the tolerance."""
+    if abs(error) <= MISSED:
+        return ""
+    if "rowwise" in (case.row.get("precision") or ""):
+        return "missed: what scaling a product by rows costs is not modelled"
+    return f"missed: {CAUSES.get(case.source, 'cause not known')}"
 
 
 def row_of(
