@@ -70,6 +70,8 @@ class Block:
     gather_bytes : float
         Size of the input where the ranks hold a part of it each and gather it first (sequence
         parallelism) [B]; the sum at the end is scattered over the ranks then.
+    again : bool
+        A forward block repeated in the backward pass (recomputation).
     """
 
     name: str
@@ -79,3 +81,4 @@ class Block:
     residual: tuple[Kernel, ...] = ()
     deferred: tuple[Kernel, ...] = ()
     gather_bytes: float = 0.0
+    again: bool = False

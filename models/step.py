@@ -116,13 +116,15 @@ def backward_step(layers: Layers, forward: Step, recompute: str) -> Step:
 
     def side_by_side(pair: tuple[Block, ...]) -> Block:
         merged = forward.side_by_side(tuple(b for b in forward.blocks if b.layer == pair[0].layer))
-        return merged if pair[0] in forward.blocks else turned(merged)
+        if not pair[0].again:
+            return turned(merged)
+        return layers.saved(merged) if layers.kernels.software.early_stop else merged
 
     blocks: list[Block] = []
     for _, group in groupby(reversed(forward.blocks), key=lambda block: block.layer):
         halves = tuple(group)
         if recompute == "full":
-            *before, last = reversed(halves)
+            *before, last = (replace(block, again=True) for block in reversed(halves))
             blocks += [*before, layers.saved(last) if layers.kernels.software.early_stop else last]
         blocks += map(turned, halves)
     return Step("backward", (), tuple(blocks), (), side_by_side)

@@ -106,6 +106,22 @@ def test_recomputation_costs_what_it_repeats():
     assert backward < times("selective")[1] < times("full", early_stop=True)[1] < backward + forward
 
 
+@pytest.mark.parametrize(
+    "technique", ["baseline", "parallel_attention", "ladder_residual", "no_communication", "async_tp"]
+)
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_every_technique_repeats_the_forward_pass_before_the_backward_pass(technique, early_stop):
+    def times(recompute):
+        software = {"preset": "megatron-core", "early_stop": early_stop}
+        case = scenario({"tp": 4, "recompute": recompute}, software=software)
+        layer = training_parts(case, parse_technique(technique), None).layers[0]
+        return float(layer.forward.time), float(layer.backward.time)
+
+    (forward, backward), (_, repeated) = times("none"), times("full")
+    least = 0.5 if early_stop else 0.8  # collectives of the one may run under kernels of the other
+    assert backward + least * forward < repeated < backward + 1.01 * forward
+
+
 def test_only_the_layers_asked_for_are_recomputed():
     step = [cl.estimate(scenario({"recompute": "full", "recompute_layers": n})).time_s for n in (1, 4, 8)]
     none, full = cl.estimate(scenario()).time_s, cl.estimate(scenario({"recompute": "full"})).time_s

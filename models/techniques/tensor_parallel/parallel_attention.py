@@ -22,7 +22,7 @@ from .. import technique
 def parallel_attention(step: Step, build: Builder) -> Handle:
     """One fused block and one reduction per layer."""
     reduced = build.start
-    for _, halves in groupby(step.blocks, key=lambda block: block.layer):
+    for _, halves in groupby(step.blocks, key=lambda block: (block.layer, block.again)):
         block = step.side_by_side(tuple(halves))
         out = build.compute(block, after=reduced)
         reduced = build.all_reduce(block, after=out)
