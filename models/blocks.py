@@ -48,7 +48,54 @@ class Exchange:
         return None
 
 
-Work = Kernel | Exchange
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Attention over sequences of which the context-parallel ranks hold a part each.
+
+    How the ranks get at each other's keys and values is what sequence-parallel techniques differ in. Everything
+    is of one rank, after its heads are divided over the tensor-parallel ranks; numbers may be arrays.
+
+    Parameters
+    ----------
+    batch, query : float
+        Sequences, and tokens of each on this rank.
+    context : float
+        Tokens of a whole sequence.
+    heads, kv_heads : float
+        Query and key/value heads.
+    head_dim, value_dim : float
+        Width of a query or key head, and of a value head.
+    causal : bool
+        Whether a token sees only those before it.
+    linear : bool
+        Linear attention: a state of head_dim x value_dim for every head instead of scores.
+    direction : str
+        forward | backward.
+    """
+
+    batch: float
+    query: float
+    context: float
+    heads: float
+    kv_heads: float
+    head_dim: float
+    value_dim: float
+    causal: bool = True
+    linear: bool = False
+    direction: str = "forward"
+
+    @property
+    def shape(self) -> None:
+        """It is no single product."""
+        return None
+
+    @property
+    def core(self) -> bool:
+        """It is between the projections, without weights."""
+        return True
+
+
+Work = Kernel | Exchange | Attend
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,17 @@ neighbour is itself, which is what symmetry means.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ..hardware import Cluster
 from ..simulator import Program
 from ..simulator.communicator import Collective, Communicator
-from .blocks import Block, Exchange, Work
+from .attention import beside
+from .blocks import Attend, Block, Exchange, Work
 from .groups import Group, Groups, communicator
 from .kernels import Kernel, Kernels
 
@@ -54,6 +56,7 @@ class Builder:
         self.groups = groups
         self.tensor = Group(cluster, tp) if groups is None else groups.tp
         self.start: Handle = ()
+        self.scheme: Callable[[Attend, Builder, Handle], Handle] = beside
         self._last: Handle = ()  # of the compute stream
         for rank in self.ranks:
             self.program.resource(f"sm[{rank}]", 1.0)
@@ -90,20 +93,28 @@ class Builder:
             if np.any(work.gather_bytes):
                 after = self.collective(self.tensor.collective("all_gather", work.gather_bytes), after, queued=True)
             work = work.kernels
-        beside: tuple[Handle, ...] = ()
+        pending: tuple[Handle, ...] = ()
         for item in work:
+            if isinstance(item, Attend):
+                after = self.attend(item, self.join((after, *pending)) if pending else after)
+                pending = ()
+                continue
             if isinstance(item, Exchange):
                 group = self.tensor if self.groups is None else self.groups[item.axis]
                 stream = "communication" if item.axis == "tp" else item.axis
                 cost = group.collective(item.kind, item.size)
                 # It is launched where it stands among the kernels, so it waits for those before.
                 done = self.collective(cost, after, stream, group=group, queued=True)
-                beside, after = (*beside, done) if item.covered else beside, after if item.covered else done
+                pending, after = (*pending, done) if item.covered else pending, after if item.covered else done
                 continue
             after = self.run(item, after)
-            if beside:
-                after, beside = self.join((after, *beside)), ()
-        return self.join((after, *beside)) if beside else after
+            if pending:
+                after, pending = self.join((after, *pending)), ()
+        return self.join((after, *pending)) if pending else after
+
+    def attend(self, core: Attend, after: Handle) -> Handle:
+        """Attention over a divided sequence, as the scheme of the scenario arranges it."""
+        return self.scheme(core, self, after)
 
     def run(self, kernel: Kernel, after: Handle) -> Handle:
         """One kernel on every rank."""
@@ -185,6 +196,21 @@ class Builder:
     def all_gather(self, block: Block, after: Handle) -> Handle:
         """Gather of the block's output, scattered over the group before."""
         return self.collective(self.tensor.collective("all_gather", block.output_bytes), after)
+
+    def shift(self, size: Any, after: Handle, stream: str = "cp", distance: int = 1) -> Handle:
+        """Every rank of the context-parallel group sends to the one `distance` further round; negative is back.
+
+        Parameters
+        ----------
+        size : float
+            Bytes each sends.
+        after : Handle
+        stream : str
+            Messages of one stream follow each other.
+        distance : int
+        """
+        group = self.tensor if self.groups is None else self.groups.cp
+        return self.collective(group.collective("send_recv", size), after, stream, group=group)
 
     def collective(
         self,

@@ -15,6 +15,7 @@ import numpy as np
 from ..hardware import Cluster
 from ..simulator import Program
 from ..simulator.communicator import Collective
+from .attention import beside
 from .build import Builder, Handle
 from .groups import Group, Groups
 from .kernels import Kernel, Kernels
@@ -41,6 +42,7 @@ class Clock(Builder):
         self.tp, self.groups, self.tensor = groups.tp.size, groups, groups.tp
         self.ranks = range(1)
         self.start: Handle = ()
+        self.scheme = beside
         self._last: Handle = ()
         self._free: dict[str, Any] = {}
         self._beside: list[tuple[Any, Any, Any]] = []  # (start, end, share) of collectives

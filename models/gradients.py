@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .blocks import Block, Exchange, Work
+from .blocks import Attend, Block, Exchange, Work
 from .kernels import QUANTISE, Kernel, Kernels
 
 # A streaming kernel's backward reads the outer gradient besides.
@@ -63,9 +63,9 @@ class Gradients:
 
     def repeated(self, block: Block) -> tuple[Work, ...]:
         """What selective recomputation runs again before the backward of a block."""
-        kernels = [kernel for kernel in block.kernels if isinstance(kernel, Kernel)]
         if self.kernels.software.selective == "attention":  # Korthikanti et al., section 5
-            return tuple(kernel for kernel in kernels if kernel.core)
+            return tuple(item for item in block.kernels if not isinstance(item, Exchange) and item.core)
+        kernels = [kernel for kernel in block.kernels if isinstance(kernel, Kernel)]
         products = [kernel for kernel in kernels if kernel.shape and not kernel.core]
         kept = products[::2]
         return tuple(kernel for kernel in kernels if not kernel.core and kernel not in kept)
@@ -74,7 +74,9 @@ class Gradients:
         """Gradients of kernels in reverse order: of their inputs, and of their weights if asked."""
         found: list[Work] = []
         for kernel in reversed(kernels):
-            if isinstance(kernel, Exchange):
+            if isinstance(kernel, Attend):
+                found.append(replace(kernel, direction="backward"))
+            elif isinstance(kernel, Exchange):
                 found.append(replace(kernel, kind=ADJOINT[kernel.kind], size=kernel.size * (1 + kernel.covered)))
             elif kernel.name == QUANTISE:
                 continue  # an operand of the product after it, whose own gradients bring theirs

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .architecture import Transformer
-from .blocks import Block, Exchange, Tokens, Work
+from .blocks import Attend, Block, Exchange, Tokens, Work
 from .gradients import GRADIENT_STREAMS, Gradients, shape_of
 from .kernels import Kernel, Kernels, larger
 from .plan import Division
@@ -151,26 +151,20 @@ class Layers(Gradients):
             found += self._product("qkv projection", rows, width, model.hidden)
             if not self.training or model.family != "gpt2":
                 found += make.elementwise("rope + cache", rows * width, rows, 2)
-            found += self._gathered(tokens, context, self.kv_heads * (model.head_dim + model.v_head_dim))
-            found += make.attention(
-                tokens.batch,
-                tokens.query,
-                context,
-                self.heads,
-                self.kv_heads,
-                model.head_dim,
-                model.v_head_dim,
-                True,
-            )
+            found += self._attend(tokens, context, self.kv_heads, model.head_dim, model.v_head_dim)
             value_dim = model.v_head_dim
         found += self._product("attention output", rows, model.hidden, self.heads * value_dim)
         return self._block("attention", layer, found, rows)
 
-    def _gathered(self, tokens: Tokens, context: float, width: float) -> list[Work]:
-        """Keys and values of the other context-parallel ranks, passed on while attention runs."""
-        if np.all(np.equal(self.division.cp, 1)):
-            return []
-        return [Exchange("all_gather", "cp", tokens.batch * context * width * self.kernels.size, covered=True)]
+    def _attend(
+        self, tokens: Tokens, context: float, kv_heads: float, head_dim: float, value_dim: float
+    ) -> tuple[Work, ...]:
+        """The attention core; where the sequence is divided, for a technique to arrange."""
+        if np.any(np.greater(self.division.cp, 1)):
+            return (Attend(tokens.batch, tokens.query, context, self.heads, kv_heads, head_dim, value_dim),)
+        return self.kernels.attention(
+            tokens.batch, tokens.query, context, self.heads, kv_heads, head_dim, value_dim, True
+        )
 
     def _latent_attention(self, tokens: Tokens, context: int) -> list[Work]:
         """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
@@ -191,17 +185,7 @@ class Layers(Gradients):
         else:
             width = self.heads * (model.qk_nope_head_dim + model.v_head_dim)
             found += self._product("key + value up", rows, width, latent)
-            found += self._gathered(tokens, context, self.heads * (model.qk_nope_head_dim + rope + model.v_head_dim))
-            found += make.attention(
-                tokens.batch,
-                tokens.query,
-                context,
-                self.heads,
-                self.heads,
-                model.qk_nope_head_dim + rope,
-                model.v_head_dim,
-                True,
-            )
+            found += self._attend(tokens, context, self.heads, model.qk_nope_head_dim + rope, model.v_head_dim)
         return found
 
     def _mlp(self, layer: int, tokens: Tokens) -> Block:

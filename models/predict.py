@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from ..hardware.errors import InputError
 from ..hardware.units import format_size
 from ..simulator import Program, Trace, finish_times, run
 from ..simulator.result import Result
@@ -17,7 +16,7 @@ from .memory import footprint
 from .plan import Plan, Workload
 from .scenario import Scenario
 from .step import phases
-from .techniques import TechniqueCall, parse_technique
+from .techniques import TechniqueCall, combined
 from .training.memory import fits
 from .training.predict import Totals, estimated, simulated, step_program, training_parts
 
@@ -74,23 +73,20 @@ def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
         build = Builder(name, scenario.cluster, kernels, scenario.plan.tp, scenario.fold)
         for step in phase.steps:
             build.start = build.compute(step.entry, after=build.start)
-            done = call.technique.build(step, build, **call.options)
+            done = call.emit(step, build)
             build.start = build.compute(step.exit, after=done)
         yield phase.name, build.program, phase.repeat
 
 
 def technique_of(scenario: Scenario) -> TechniqueCall:
-    """The technique that arranges the program; the baseline where none is named.
+    """The techniques that arrange the program, as one; the baseline where none is named.
 
     Raises
     ------
     InputError
         When several techniques of one family are named: they replace each other.
     """
-    if len(scenario.techniques) > 1:
-        names = ", ".join(call.technique.name for call in scenario.techniques)
-        raise InputError(f"techniques: {names} exclude each other (legal: one of family tensor_parallel)")
-    return scenario.techniques[0] if scenario.techniques else parse_technique("baseline")
+    return combined(scenario.techniques)
 
 
 def _predict(scenario: Scenario, play: Callable[[Program], Trace]) -> Result:

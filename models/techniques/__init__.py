@@ -10,12 +10,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any, TypeVar, get_args
 
 from ...hardware.errors import InputError, nearest
+
+BASELINE = "baseline"
 
 # (step, build, **options) -> handle of the last reductions
 Arranges = TypeVar("Arranges", bound=Callable[..., tuple[int, ...]])
@@ -30,9 +32,11 @@ class Technique:
     name, family, paper, needs : str
         `needs` says what hardware or model change it asks for.
     build : callable
-        ``build(step, program, **options)``.
+        ``build(step, program, **options)``; of family sequence_parallel ``build(attend, program, after, **options)``.
     closed_form : bool
         Whether a `Clock` can stand in for the program: false where tasks are made by hand.
+    replan : callable, optional
+        The plan it makes of a scenario's plan.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Technique:
     needs: str
     build: Callable[..., tuple[int, ...]]
     closed_form: bool = True
+    replan: Callable[[Any], Any] | None = None
 
     @property
     def options(self) -> Mapping[str, inspect.Parameter]:
@@ -51,29 +56,57 @@ class Technique:
 
 @dataclass(frozen=True, slots=True)
 class TechniqueCall:
-    """A technique with the options a scenario gives it."""
+    """A technique with the options a scenario gives it.
+
+    Parameters
+    ----------
+    technique : Technique
+    options : mapping
+    attention : TechniqueCall, optional
+        Of family sequence_parallel: what arranges attention inside this one.
+    """
 
     technique: Technique
     options: Mapping[str, Any] = field(default_factory=dict)
+    attention: TechniqueCall | None = None
 
     @property
     def label(self) -> str:
         """Name as a table shows it."""
         extra = ", ".join(f"{k}={v}" for k, v in self.options.items())
-        return f"{self.technique.name} ({extra})" if extra else self.technique.name
+        own = f"{self.technique.name} ({extra})" if extra else self.technique.name
+        if self.attention is None:
+            return own
+        return self.attention.label if self.technique.name == BASELINE else f"{own} + {self.attention.label}"
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether a `Clock` can stand in for the program."""
+        return self.technique.closed_form and (self.attention is None or self.attention.technique.closed_form)
+
+    def emit(self, step: Any, build: Any) -> tuple[int, ...]:
+        """A pass as the technique arranges it; the handle of its end."""
+        if self.attention is not None:
+            build.scheme = partial(self.attention.technique.build, **self.attention.options)
+        return self.technique.build(step, build, **self.options)
 
 
 _REGISTRY: dict[str, Technique] = {}
 
 
 def technique(
-    *, family: str, paper: str, needs: str = "nothing", closed_form: bool = True
+    *,
+    family: str,
+    paper: str,
+    needs: str = "nothing",
+    closed_form: bool = True,
+    replan: Callable[[Any], Any] | None = None,
 ) -> Callable[[Arranges], Arranges]:
     """Register the decorated function under its own name."""
 
     def register(build: Arranges) -> Arranges:
         name = build.__name__
-        _REGISTRY[name] = Technique(name, family, paper, needs, build, closed_form)
+        _REGISTRY[name] = Technique(name, family, paper, needs, build, closed_form, replan)
         return build
 
     return register
@@ -112,6 +145,25 @@ def parse_technique(what: str | Mapping[str, Any], where: str = "techniques") ->
             )
         _check_option(where, name, key, value, legal[key].annotation)
     return TechniqueCall(known[name], options)
+
+
+def combined(calls: Sequence[TechniqueCall]) -> TechniqueCall:
+    """One call for all techniques of a scenario; the baseline where no family arranges the layers.
+
+    Raises
+    ------
+    InputError
+        When several techniques of one family are named: they replace each other.
+    """
+    found: dict[str, TechniqueCall] = {}
+    for call in calls:
+        family = call.technique.family
+        if family in found:
+            names = f"{found[family].technique.name}, {call.technique.name}"
+            raise InputError(f"techniques: {names} exclude each other (legal: one of family {family})")
+        found[family] = call
+    layers = found.get("tensor_parallel") or TechniqueCall(registry()[BASELINE])
+    return replace(layers, attention=found.get("sequence_parallel"))
 
 
 def _check_option(where: str, name: str, key: str, value: Any, annotation: Any) -> None:

@@ -121,7 +121,7 @@ class Composer:
 
     def arranged(self, step: Step) -> Cost:
         """A pass as the technique arranges it."""
-        return self._cost(lambda build: self.technique.technique.build(step, build, **self.technique.options))
+        return self._cost(lambda build: self.technique.emit(step, build))
 
     def _cost(self, emit: Callable[[Builder], Any]) -> Cost:
         if self.play is None:

@@ -59,7 +59,7 @@ def estimated(scenario: Scenario, call: TechniqueCall, play: Play) -> Totals:
     play : callable
         Plays the layers of a technique that has no closed form.
     """
-    parts = training_parts(scenario, call, None if call.technique.closed_form else play)
+    parts = training_parts(scenario, call, None if call.closed_form else play)
     timing = timing_of(scenario, parts)
     time, waiting = float(timing.time), scenario.workload.data_loading
     compute = min(float(timing.busiest.compute) * slowdown(scenario.stragglers, scenario.plan.devices), time - waiting)

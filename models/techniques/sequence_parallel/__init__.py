@@ -1,0 +1,1 @@
+"""Techniques that divide sequences, and what the ranks then pass each other for attention."""
