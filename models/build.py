@@ -7,7 +7,7 @@ neighbour is itself, which is what symmetry means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -69,6 +69,11 @@ class Builder:
     def group(self) -> Communicator:
         """Communicator of the tensor-parallel ranks."""
         return communicator(self.cluster, self.tensor.size, self.tensor.stride)
+
+    @property
+    def cp_size(self) -> int:
+        """Ranks that divide a sequence."""
+        return int((self.tensor if self.groups is None else self.groups.cp).size)
 
     def previous(self, rank: int) -> int:
         """The rank whose ring transfers arrive at `rank`."""
@@ -197,20 +202,33 @@ class Builder:
         """Gather of the block's output, scattered over the group before."""
         return self.collective(self.tensor.collective("all_gather", block.output_bytes), after)
 
-    def shift(self, size: Any, after: Handle, stream: str = "cp", distance: int = 1) -> Handle:
+    def each(self, work: Sequence[Sequence[Kernel]], after: Handle) -> Handle:
+        """Kernels of every rank of the context-parallel group; folded, those of the one that takes longest.
+
+        Parameters
+        ----------
+        work : sequence of sequence of Kernel
+            For each rank.
+        after : Handle
+        """
+        return self.compute(max(work, key=lambda kernels: sum(kernel.time for kernel in kernels)), after)
+
+    def shift(self, size: float | Sequence[float], after: Handle, stream: str = "cp", distance: int = 1) -> Handle:
         """Every rank of the context-parallel group sends to the one `distance` further round; negative is back.
 
         Parameters
         ----------
-        size : float
-            Bytes each sends.
+        size : float or sequence of float
+            Bytes each sends, or every one of them; folded, the largest.
         after : Handle
         stream : str
             Messages of one stream follow each other.
         distance : int
         """
         group = self.tensor if self.groups is None else self.groups.cp
-        return self.collective(group.collective("send_recv", size), after, stream, group=group)
+        most = max(size) if isinstance(size, Sequence) else size
+        cost = communicator(self.cluster, group.size, group.stride).shift(most, distance)
+        return self.collective(cost, after, stream, group=group)
 
     def collective(
         self,

@@ -114,6 +114,14 @@ class Communicator(FabricCosts):
             self._known[kind, size] = self._priced(kind, name, protocol, float(time), size)
         return self._known[kind, size]
 
+    def shift(self, size: float, distance: int = 1) -> Collective:
+        """Every rank sends `size` bytes to the one `distance` further round, all at once; negative is back."""
+        if self.size == 1 or size == 0 or distance % self.size == 0:
+            return Collective("send_recv", "none", "none", 0.0, 0.0, 0.0, 0.0, 0)
+        options = [("direct", name, self.shifted(size, name, distance)) for name in (LOW, BULK)]
+        name, protocol, time = options[int(self._choice(options))]
+        return self._priced("send_recv", name, protocol, float(time), size)
+
     def times(self, kind: str, sizes: Any) -> np.ndarray:
         """Times of the library's choice for an array of sizes.
 

@@ -55,6 +55,7 @@ class FabricCosts:
         self.nodes = min(size, (size - 1) * stride // cluster.devices_per_node + 1)
         self._shares = {everyone: cluster.share(self.local, everyone, stride) for everyone in (False, True)}
         self._networks: dict[bool, tuple[float, float]] = {}
+        self._shifts: dict[int, float] = {}
 
     def ring_bandwidth(self, protocol: str = BULK) -> float:
         """Payload bandwidth of a ring through the group, per rank and direction [B/s]."""
@@ -168,11 +169,9 @@ class FabricCosts:
         inside, across = self.exchanging(protocol)
         rate = self.rate(inside, everyone=kind == "all_to_all")
         if kind == "send_recv":
-            if across is not None and cluster.nic is not None:
-                return across.base + across.hop + size / self.adapter_rate(across)
             # One message has one way, where a ring's may be spread over several.
             pair = min(self._shares[False], self.cluster.share(2, stride=self.stride)) / self._shares[False]
-            return inside.base + inside.hop + size / (rate * pair)
+            return self._message(size, protocol, rate * pair)
         chunk = size / n
         time = (self.local - 1 + inside.copy) * chunk / rate
         base = inside.base + (self.local - 1) * inside.hop
@@ -181,6 +180,32 @@ class FabricCosts:
             time = np.maximum(time, (n - self.local) * chunk / self.adapter_rate(across, everyone=True))
             base = max(base, across.base + (n - self.local) * across.hop)
         return base + time
+
+    def shifted(self, size: Any, protocol: str, distance: int) -> Any:
+        """Every rank sends `size` bytes to the one `distance` further round, all at once."""
+        inside = self.exchanging(protocol)[0]
+        return self._message(
+            size, protocol, self.cluster.link.bandwidth * inside.efficiency * self.shift_share(distance)
+        )
+
+    def shift_share(self, distance: int) -> float:
+        """Part of the link's bandwidth each rank of a node has while all send to the one `distance` further round."""
+        cluster, n = self.cluster, self.local
+        if self.nodes > 1 or not cluster.p2p or (cluster.fabric == "switch" and cluster.link.duplex == "full"):
+            return 1.0
+        if distance not in self._shifts:
+            inside, ranks = cluster.node_topology(), np.arange(n)
+            paths = inside.paths(ranks * self.stride, (ranks + distance) % n * self.stride)
+            worst = float((inside.loads(paths) * cluster.link.bandwidth / inside.capacity).max(initial=1.0))
+            self._shifts[distance] = 1.0 / worst
+        return self._shifts[distance]
+
+    def _message(self, size: Any, protocol: str, rate: float) -> Any:
+        """One message of every rank, inside the node at a rate, or between nodes at the adapters'."""
+        inside, across = self.exchanging(protocol)
+        if across is not None and self.cluster.nic is not None:
+            return across.base + across.hop + size / self.adapter_rate(across)
+        return inside.base + inside.hop + size / rate
 
     def exchanging(self, protocol: str) -> tuple[Protocol, Protocol | None]:
         """Protocols of an exchange inside and, where there are several nodes, between nodes."""

@@ -1,0 +1,119 @@
+"""A context-parallel group with every rank and every link of its own: messages contend where their ways meet.
+
+What one rank stands for elsewhere is played here for all of them, on the resources of the cluster's fabric:
+directed links, the two directions of a half-duplex one, bridges that several devices share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..hardware.errors import InputError
+from ..simulator import Program
+from ..simulator.algorithms.routes import TopologyRoutes
+from .attention import beside
+from .blocks import Attend
+from .build import Builder, Handle
+from .groups import Groups, communicator
+from .kernels import Kernel, Kernels
+
+if TYPE_CHECKING:
+    from ..hardware import Cluster
+
+
+class Routed(Builder):
+    """Program of one context-parallel group, unfolded, in a node.
+
+    Parameters
+    ----------
+    name : str
+    cluster : Cluster
+        Its first devices are the ranks.
+    kernels : Kernels
+    groups : Groups
+        Of a plan that divides nothing but sequences.
+
+    Raises
+    ------
+    InputError
+        When the group does not fit in one node.
+    """
+
+    def __init__(self, name: str, cluster: Cluster, kernels: Kernels, groups: Groups):
+        count = int(groups.cp.size)
+        if count > cluster.devices_per_node:
+            raise InputError(
+                f"plan.cp: {count} ranks unfolded, {cluster.name} has {cluster.devices_per_node} devices in a node "
+                f"(legal: up to {cluster.devices_per_node}, or fold: true)"
+            )
+        self.program = Program(name)
+        self.cluster, self.kernels, self.device, self.tp = cluster, kernels, cluster.device, 1
+        self.groups, self.tensor, self.ranks = groups, groups.cp, range(count)
+        self.start: Handle = ()
+        self.scheme: Callable[[Attend, Builder, Handle], Handle] = beside
+        self._last: Handle = ()
+        for rank in self.ranks:
+            self.program.resource(f"sm[{rank}]", 1.0)
+            self.program.resource(f"hbm[{rank}]", self.device.memory_bandwidth)
+            self.program.resource(f"link[{rank}]", cluster.link.bandwidth)
+        self.routes = TopologyRoutes(self.program, cluster.node_topology())
+
+    def each(self, work: Sequence[Sequence[Kernel]], after: Handle) -> Handle:
+        """Every rank its own kernels, one after the other."""
+        ends = []
+        for rank, kernels in enumerate(work):
+            last = self.own(rank, after)
+            for kernel in kernels:
+                last = (self.kernel(kernel, rank, last),)
+            ends.append(last[0] if last else self._nothing(rank, last))
+        self._last = tuple(ends)
+        return self._last
+
+    def shift(self, size: float | Sequence[float], after: Handle, stream: str = "cp", distance: int = 1) -> Handle:
+        """Messages from every rank to the one `distance` further round, each over the links of its way.
+
+        A message moves when its sender and its receiver have both come to it, and a rank goes on when it has sent
+        and received (grouped send and receive of NCCL).
+        """
+        n = len(self.ranks)
+        sizes = list(size) if isinstance(size, Sequence) else [size] * n
+        sent: dict[int, int] = {}
+        for rank, amount in enumerate(sizes):
+            target = (rank + distance) % n
+            if amount and target != rank:
+                ready = self.every(self.own(rank, after), self.own(target, after))
+                sent[rank] = self._message(rank, target, amount, ready, stream)
+        ends = []
+        for rank in self.ranks:
+            mine = [sent[r] for r in (rank, (rank - distance) % n) if r in sent]
+            ends.append(self._nothing(rank, tuple(mine) or self.own(rank, after)))
+        return tuple(ends)
+
+    def _message(self, source: int, target: int, amount: float, after: tuple[int, ...], stream: str) -> int:
+        cost = communicator(self.cluster, 2, 1).shift(amount)
+        route, latency = self.routes(source, target, 0)
+        protocol = self.cluster.link.profile.exchange_bulk
+        alone = amount / (self.cluster.link.bandwidth * protocol.efficiency)
+        share = min(1.0, cost.channels / self.device.compute_units)
+        demand: dict[str, float] = {name: amount for name in route}
+        for rank in (source, target):
+            demand[f"sm[{rank}]"] = alone * share / 2  # one kernel on each of them sends and receives
+            demand[f"hbm[{rank}]"] = amount
+        return self.program.add(
+            "send_recv",
+            kind="communication",
+            rank=source,
+            stream=stream,
+            after=after,
+            duration=alone,
+            latency=protocol.base + latency + self.kernels.software.collective_overhead,
+            demand=demand,
+            communication="send_recv",
+            communication_bytes=amount,
+            memory_bytes=2 * amount,
+        )
+
+    def _nothing(self, rank: int, after: tuple[int, ...]) -> int:
+        """A task that takes no time: where a rank's own tasks of one handle meet."""
+        return self.program.add("join", kind="sync", rank=rank, stream="sync", after=after, duration=0.0)
