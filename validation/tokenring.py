@@ -36,7 +36,8 @@ REASONS = {
     "tr_img_s2_attn": "two resident NCCL kernels slow the published kernel 1.4 times, one not at all: no share of the "
     "compute units does both, and none is fitted to it",
     "tr_img_s1_q": "the published message is 1.5 times as fast as the same message a step before",
-    "tr_img_s3_out": "alone on the bus the published message reaches 18 GB/s, beside others 13 to 14; one rate is modelled",
+    "tr_img_s3_out": "alone on the bus the published message reaches 18 GB/s, beside others 13 to 14; one rate is "
+    "modelled",
     "tr_img_tail": "as tr_img_s3_out",
 }
 
@@ -94,7 +95,7 @@ def predictions() -> dict[str, float]:
     cards = load_cluster("a10-pcie-4")
     mine, ring = played("tokenring", cards, CARDS), played("ring_attention", cards, CARDS)
     queries, outputs = mine.times("queries"), mine.times("outputs")
-    attention, merges = mine.times("compute", "attention"), mine.times("compute", "merge")
+    attention = mine.times("compute", "attention")
     # A step lasts from the start of its attention to that of the next.
     begins = [begin for begin, _, _ in attention]
     steps = np.diff(begins) * 1e3

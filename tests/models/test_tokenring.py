@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from commlens.hardware import load_cluster
 from commlens.hardware.errors import InputError
 from commlens.models.blocks import Attend
