@@ -72,11 +72,7 @@ def pipeline_time(
             + _waits(pp, m, pace, transfer, hidden)
         )
     if schedule == "dualpipe":
-        # arXiv 2412.19437, table 2: (pp / 2 - 1)(F&B + B - 3 W), with B the whole backward pass. Of a pair
-        # of stages a rank runs both, each for half of the micro-batches.
-        forward, backward, weight = (part / pp for part in whole)
-        bubble = (pp / 2 - 1) * np.maximum(forward + 2 * backward - weight, 0.0)
-        return m * pace + bubble + hops + _waits(pp, m, pace, transfer, hidden)
+        return _dualpipe(pp, m, whole, stages, transfer, hidden)
     # All micro-batches pass the stage that sets the pace, and the first has come through those before it.
     paced = _most([first + m * sum(stage) for first, stage in zip(before, stages, strict=True)])
     if hidden:
@@ -105,6 +101,34 @@ def _waits(pp: Any, m: Any, pace: Any, transfer: Any, hidden: bool) -> Any:
     if hidden:
         return 0.0
     return (m - 1) * transfer * np.where(np.greater(pp, 2), 2, np.where(np.equal(pp, 2), 1, 0))
+
+
+def joined_passes(pp: Any, m: Any) -> Any:
+    """Forward passes of m that run as one with a backward pass (dualpipe): read off the program of even stages."""
+    return np.maximum(np.minimum(m - pp / 2 - 2, 2 * (m - pp)), 0.0)
+
+
+def _dualpipe(pp: Any, m: Any, whole: Stage, stages: Sequence[Stage], transfer: Any, hidden: bool) -> Any:
+    """Of a pair of stages a rank runs both, each for half of the micro-batches.
+
+    arXiv 2412.19437, table 2: a bubble of (pp / 2 - 1)(F&B + B - 3 W), with B the whole backward pass and F&B not
+    yet joined here. Fewer than two micro-batches per stage leave passes that have nothing to run beside, and how
+    often a transfer is waited for was read off the program of even stages.
+    """
+    short = np.clip(4 - 2 * m / pp, 0.0, 2.0)  # 0: two micro-batches per stage, 2: one
+    ends, middle = np.maximum(short - 1, 0.0), np.minimum(short, 1.0)
+
+    def idle(forward: Any, backward: Any, weight: Any) -> Any:
+        return forward * (1 - ends) + 2 * backward - weight * (1 - middle - ends)
+
+    # A pair of ranks runs two of pp stages; the others make it wait.
+    found = _most([m * sum(stage) + np.maximum(0.5 * idle(*whole) - idle(*stage), 0.0) for stage in stages])
+    found = np.where(np.greater(pp, 2), found, m * _most([sum(stage) for stage in stages]))
+    if hidden:
+        waits = m * (1 - 1 / pp) + 1.5 * pp - 3 + np.equal(pp, 2)
+    else:
+        waits = np.where(np.equal(pp, 2), m / 2 + 2, m + 2 * pp - 3)
+    return found + waits * transfer
 
 
 def _interleaved(

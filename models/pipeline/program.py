@@ -1,23 +1,22 @@
 """A training step as a program: one simulated rank per stage stands for all ranks of that stage.
 
 Streams of a stage: "compute", "transfer" and "transfer back" (activations to the next, gradients to
-the previous stage), "parameters" (gathers), "gradients" (reductions). What runs at the same time
-shares the stage's SMs, memory and, per direction, its ports, so it may slow each other down.
+the previous stage), "parameters" (gathers), "gradients" (reductions). Where both go on all the time
+(ZeRO-3) they are in one stream: a communicator runs one collective after the other. What runs at the
+same time shares the stage's SMs, memory and, per direction, its ports, so it may slow each other down.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...simulator import Program
 from .closed_form import joint_gain
+from .emission import Emission
 from .orders import SPLIT, Slot, order
 from .piece import Piece, Pipeline, total
-
-COLLECTIVES_FIRST, KERNELS = 0, 1  # priorities: channels of a collective are resident on the SMs
-_PORTS = ("link", "nic")
 
 
 def pipeline_program(pipeline: Pipeline, resources: Mapping[str, float], name: str = "step") -> Program:
@@ -72,31 +71,33 @@ class _Emitter:
     """Holds the state of one emission: what has been emitted, and which stages wait for what."""
 
     def __init__(self, pipeline: Pipeline, resources: Mapping[str, float], name: str):
-        self.pipeline, self.capacity = pipeline, resources
-        self.program = Program(name)
+        self.pipeline = pipeline
+        self.emission = Emission(name, pipeline.pp, resources)
+        self.history = self.emission.history
         self.pp, self.vp = pipeline.pp, pipeline.vp
         self.both_ways = pipeline.schedule == "dualpipe"
         self.depth = self.pp if self.both_ways else self.pp * self.vp  # chunks a micro-batch passes
         self.split = pipeline.schedule in SPLIT
         self.arrived: dict[tuple[str, int, int], int] = {}  # task after which a slot's input is there
         self.blocked: list[tuple[int, ...]] = [()] * self.pp  # sends the compute stream waits for
-        self.history: list[list[int]] = [[] for _ in range(self.pp)]  # compute tasks of each stage
         self.scattered: list[list[int]] = [[] for _ in range(self.pp)]
         self.gathered: dict[tuple[int, int], list[int | None]] = {}  # gathers before the first pass of a chunk
-        for stage in range(self.pp):
-            for kind, capacity in resources.items():
-                self.program.resource(f"{kind}[{stage}]", capacity)
-                if kind in _PORTS:
-                    self.program.resource(f"{kind} in[{stage}]", capacity)
+        self.each_ahead = pipeline.gather_each and "parameters" in pipeline.overlap
+        self.wanted: list[Iterator[Piece]] = []  # gathers of every pass to come, of each stage
+        self.ahead: list[int | None] = [None] * self.pp  # gather of the next layer, asked for already
 
     def emit(self) -> Program:
         """The whole step: gathers that need nothing, passes as their inputs arrive, what ends the step."""
         if "parameters" in self.pipeline.overlap and not self.pipeline.gather_each:
             for stage, chunks in enumerate(self.pipeline.chunks):
                 for index, chunk in enumerate(chunks):
-                    found = [self._message("gather weights", g, stage, "parameters", ()) for g in chunk.gather]
+                    found = [self.emission.message("gather weights", g, stage, "parameters", ()) for g in chunk.gather]
                     self.gathered[stage, index] = found
         waiting = [deque(self._grouped(stage)) for stage in range(self.pp)]
+        if self.each_ahead:
+            self.wanted = [self._gathers(stage, groups) for stage, groups in enumerate(waiting)]
+            for stage in range(self.pp):
+                self._ask(stage)
         moved = True
         while moved:
             moved = False
@@ -106,7 +107,7 @@ class _Emitter:
                     moved = True
         assert not any(waiting), "a stage waits for a pass that never comes"
         self._end()
-        return self.program
+        return self.emission.program
 
     def _grouped(self, stage: int) -> list[list[Slot]]:
         groups: list[list[Slot]] = []
@@ -117,6 +118,16 @@ class _Emitter:
             else:
                 groups.append([slot])
         return groups
+
+    def _gathers(self, stage: int, groups: Iterable[Sequence[Slot]]) -> Iterator[Piece]:
+        """Weights in the order in which a stage needs them (ZeRO-3)."""
+        slots = [slot for group in groups for slot in group]
+        return (piece for slot in slots for piece in self._pieces(slot, stage)[1])
+
+    def _ask(self, stage: int) -> None:
+        """Gather the next weights when the last pass emitted so far is over: one layer ahead."""
+        piece, start = next(self.wanted[stage], Piece(0.0)), self.history[stage][-1:]
+        self.ahead[stage] = self.emission.message("gather weights", piece, stage, "gradients", start)
 
     def _number(self, chunk: int, stage: int) -> int:
         """Place of a chunk on the way of its micro-batches."""
@@ -176,7 +187,7 @@ class _Emitter:
         name = " + ".join(
             f"{slot.kind}{slot.micro_batch}" + (f".{slot.chunk}" if self.vp > 1 else "") for slot in slots
         )
-        return self._task(name, piece, stage, after)
+        return self.emission.task(name, piece, stage, after)
 
     def _layers(
         self,
@@ -194,66 +205,21 @@ class _Emitter:
             waits, after = after, set()
             if gathers:
                 gather = gathers[index]
-                if isinstance(gather, Piece):
-                    # One layer ahead: asked for when the layer before starts.
-                    before = set(self.history[stage][-2:-1])
-                    if "parameters" not in covered:
-                        before = waits | set(self.history[stage][-1:])
-                    gather = self._message("gather weights", gather, stage, "parameters", before)
+                if self.each_ahead:
+                    gather = self.ahead[stage]
+                    self._ask(stage)
+                elif isinstance(gather, Piece):
+                    before = waits | set(self.history[stage][-1:])
+                    gather = self.emission.message("gather weights", gather, stage, "parameters", before)
                 waits |= {gather} if gather is not None else set()
-            task = self._task(f"{slot.kind}{slot.micro_batch} layer {index}", piece, stage, waits)
+            task = self.emission.task(f"{slot.kind}{slot.micro_batch} layer {index}", piece, stage, waits)
             if scatters:
-                done = self._message("reduce gradients", scatters[index], stage, "gradients", [task])
+                done = self.emission.message("reduce gradients", scatters[index], stage, "gradients", [task])
                 if done is not None:
                     self.scattered[stage].append(done)
                     after = set() if "gradients" in covered else {done}
         self.blocked[stage] = (*self.blocked[stage], *after)
         return task
-
-    def _task(self, name: str, piece: Piece, stage: int, after: Iterable[int]) -> int:
-        task = self.program.add(
-            name,
-            kind="compute",
-            rank=stage,
-            stream="compute",
-            after=tuple(sorted(after)),
-            duration=piece.time,
-            demand=self._demand(piece, stage, stage),
-            priority=KERNELS,
-            memory_bytes=piece.memory_bytes,
-        )
-        self.history[stage].append(task)
-        return task
-
-    def _message(self, name: str, piece: Piece, stage: int, stream: str, after: Iterable[int]) -> int | None:
-        """A collective of a stage's ranks; None where nothing moves."""
-        if not piece.time:
-            return None
-        kinds = dict(piece.sent)
-        return self.program.add(
-            name,
-            kind="communication",
-            rank=stage,
-            stream=stream,
-            after=tuple(after),
-            duration=piece.time,
-            demand=self._demand(piece, stage, stage),
-            priority=COLLECTIVES_FIRST,
-            communication="+".join(kinds),
-            communication_bytes=sum(kinds.values()),
-            memory_bytes=piece.memory_bytes,
-        )
-
-    def _demand(self, piece: Piece, sender: int, receiver: int) -> dict[str, float]:
-        """What a piece asks of its stage, and of the ports on which its bytes leave and arrive."""
-        found: dict[str, float] = {}
-        for kind, amount in piece.demand.items():
-            if kind in self.capacity and amount > 0:
-                amount = min(amount, self.capacity[kind] * piece.time)
-                found[f"{kind}[{sender}]"] = amount
-                if kind in _PORTS:
-                    found[f"{kind} in[{receiver}]"] = amount
-        return found
 
     def _send(self, slot: Slot, stage: int, task: int) -> None:
         """Hand the result of a pass to the chunk that takes it up."""
@@ -266,19 +232,8 @@ class _Emitter:
         done = task
         piece = self.pipeline.transfer
         if target != stage and piece.time:
-            done = self.program.add(
-                "send" if step > 0 else "send back",
-                kind="communication",
-                rank=stage,
-                stream="transfer" if step > 0 else "transfer back",
-                after=(task,),
-                duration=piece.time,
-                demand=self._demand(piece, stage, target),
-                priority=COLLECTIVES_FIRST,
-                communication="send_recv",
-                communication_bytes=sum(piece.sent.values()),
-                memory_bytes=piece.memory_bytes,
-            )
+            ways = ("send", "transfer") if step > 0 else ("send back", "transfer back")
+            done = self.emission.sent(ways[0], piece, stage, target, ways[1], (task,))
             if "pipeline" not in self.pipeline.overlap:
                 self.blocked[stage] = (*self.blocked[stage], done)
         self.arrived[slot.kind, number, slot.micro_batch] = done
@@ -293,21 +248,28 @@ class _Emitter:
             ended += last + self.scattered[stage]
             if not pipeline.scatter_each and "gradients" not in pipeline.overlap:
                 pieces = tuple(piece for chunk in chunks for piece in chunk.scatter)
-                done = self._message("reduce gradients", total(pieces), stage, "gradients", last) if pieces else None
+                done = (
+                    self.emission.message("reduce gradients", total(pieces), stage, "gradients", last)
+                    if pieces
+                    else None
+                )
                 ended += [done] if done is not None else []
         # The norm of all gradients is known to none before it is to all.
         ready = [
-            self.program.add("all gradients", kind="sync", rank=0, stream="sync", after=tuple(ended), duration=0.0)
+            self.emission.program.add(
+                "all gradients", kind="sync", rank=0, stream="sync", after=tuple(ended), duration=0.0
+            )
         ]
         if pipeline.sync is not None:
             ready = [
                 task
                 for stage in (0, self.pp - 1)
-                if (task := self._message("tied embedding", pipeline.sync, stage, "gradients", ready)) is not None
+                if (task := self.emission.message("tied embedding", pipeline.sync, stage, "gradients", ready))
+                is not None
             ]
         for stage, piece in enumerate(pipeline.update):
-            task = self._task("optimizer", piece, stage, ready)
+            task = self.emission.task("optimizer", piece, stage, ready)
             if not pipeline.gather_each and "parameters" not in pipeline.overlap:
                 pieces = tuple(piece for chunk in pipeline.chunks[stage] for piece in chunk.gather)
                 if pieces:
-                    self._message("gather weights", total(pieces), stage, "parameters", [task])
+                    self.emission.message("gather weights", total(pieces), stage, "parameters", [task])

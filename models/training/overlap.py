@@ -20,33 +20,71 @@ def added(counts: Sequence[Any], costs: Sequence[Cost]) -> Cost:
 
 
 def covered(compute: Cost, beside: Cost, ports: Ports) -> Cost:
-    """Both at once: communication keeps its speed, and kernels go on at what it leaves them.
+    """Both at once, from one start to the later end, each as fast as the other lets it.
 
-    It takes its share of the compute units, and room on the ports from messages among the kernels.
+    Parameters
+    ----------
+    compute, beside : Cost
+        Kernels, with messages that take turns with them; and communication.
+    ports : Ports
+    """
+    ours, theirs = speeds(compute, beside, ports)
+    # Whichever ends first leaves all to the other.
+    first = compute.time + np.divide(1 - ours, theirs) * beside.time
+    second = beside.time + np.divide(1 - theirs, ours) * compute.time
+    time = np.maximum(first, second)
+    return replace(compute + beside, time=time, compute=np.minimum(time, compute.compute + time - compute.time))
+
+
+def unwaited(compute: Cost, beside: Cost, ports: Ports) -> Any:
+    """Seconds after which the kernels are through where nothing waits for communication beside them.
 
     Parameters
     ----------
     compute, beside : Cost
     ports : Ports
     """
-    busy = np.where(np.greater(beside.time, 0), beside.time, 1.0)
-    speed = 1 - np.divide(beside.sm_time, busy)
+    ours, theirs = speeds(compute, beside, ports)
+    return np.minimum(compute.time + np.divide(1 - ours, theirs) * beside.time, np.divide(compute.time, ours))
+
+
+def speeds(compute: Cost, beside: Cost, ports: Ports) -> tuple[Any, Any]:
+    """Speed of kernels and of communication while both last, as shares of their speed alone.
+
+    The rule of the simulator for two: of what is short, they have equal dominant shares
+    (`simulator.sharing`), or one has all it asks for and the other the rest.
+
+    Parameters
+    ----------
+    compute, beside : Cost
+    ports : Ports
+    """
     work = np.where(np.greater(compute.time, 0), compute.time, 1.0)
-    for port, taken, asked in (
-        (ports.link, beside.link_bytes, compute.link_bytes),
-        (ports.nic, beside.nic_bytes, compute.nic_bytes),
+    busy = np.where(np.greater(beside.time, 0), beside.time, 1.0)
+    channels = np.divide(beside.sm_time, busy)
+    # Messages among the kernels leave compute units to the channels of the others.
+    asked = [(1 - channels * (1 - np.divide(compute.sm_time, work)), channels)]
+    for port, own, other in (
+        (ports.link, compute.link_bytes, beside.link_bytes),
+        (ports.nic, compute.nic_bytes, beside.nic_bytes),
     ):
-        if port and np.any(asked):
-            room = np.maximum(1 - np.divide(taken, busy * port), 1e-3)
-            speed = np.minimum(speed, room / np.maximum(np.divide(asked, work * port), room))
-    time = np.maximum(compute.time + (1 - speed) * beside.time, beside.time)
-    return replace(compute + beside, time=time, compute=np.minimum(time, compute.compute + time - compute.time))
+        if port and (np.any(own) or np.any(other)):
+            asked.append((np.divide(own, work * port), np.divide(other, busy * port)))
+    asked = [(np.minimum(own, 1.0), np.minimum(other, 1.0)) for own, other in asked]
+    ours, theirs = (_most([pair[i] for pair in asked]) for i in (0, 1))
+    theirs = np.where(np.greater(theirs, 0), theirs, 1.0)
+    crowd = _most([np.divide(own, ours) + np.divide(other, theirs) for own, other in asked])
+    left = [_most([np.divide(a[i], np.maximum(1 - a[1 - i], 1e-9)) for a in asked]) for i in (0, 1)]
+    first = np.maximum(np.divide(1, crowd * ours), np.divide(1, np.maximum(left[0], 1.0)))
+    second = np.maximum(np.divide(1, crowd * theirs), np.divide(1, np.maximum(left[1], 1.0)))
+    return np.minimum(1.0, first), np.minimum(1.0, second)
 
 
-def at_once(one: Cost, other: Cost, ports: Ports) -> Cost:
-    """Messages on two streams: each takes its own time, both together what their bytes take of the ports."""
-    time = np.maximum(np.maximum(one.time, other.time), ports.least(one, other))
-    return replace(one + other, time=time)
+def _most(values: Sequence[Any]) -> Any:
+    found = values[0]
+    for value in values[1:]:
+        found = np.maximum(found, value)
+    return found
 
 
 def heaviest(costs: Sequence[Cost]) -> Cost:

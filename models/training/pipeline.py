@@ -65,17 +65,21 @@ class _Pieces:
     def __init__(self, cluster: Cluster, parts: Parts, kind_of: dict[int, int], plan: Plan):
         self.cluster, self.parts, self.kind_of, self.plan = cluster, parts, kind_of, plan
         self.repeated = plan.recompute_layers
+        self.channels = min(1.0, cluster.link.channels / cluster.device.compute_units)
 
     def piece(self, cost: Cost, slow: float = 1.0) -> Piece:
         """A cost as a piece; no resource is asked for more than it can serve in the time."""
         time = float(cost.time) * slow
+        # While messages among the kernels last, channels of other messages find units free: less is asked for.
+        channels = self.channels if cost.compute else 0.0
+        units = cost.sm_time + (1.0 - channels) * max(0.0, cost.time - cost.sm_time) if channels else cost.sm_time
         limits = {
             "sm": 1.0,
             "hbm": self.cluster.device.memory_bandwidth,
             "link": self.cluster.link.bandwidth,
             "nic": self.cluster.nic.bandwidth if self.cluster.nic is not None else 0.0,
         }
-        asked = {"sm": cost.sm_time, "hbm": cost.memory_bytes, "link": cost.link_bytes, "nic": cost.nic_bytes}
+        asked = {"sm": units, "hbm": cost.memory_bytes, "link": cost.link_bytes, "nic": cost.nic_bytes}
         demand = {name: min(float(asked[name]), limit * time) for name, limit in limits.items()}
         compute = float(cost.compute) * slow
         return Piece(

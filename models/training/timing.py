@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..pipeline.closed_form import joint_gain, pipeline_time
+from ..pipeline.closed_form import Stage, joined_passes, joint_gain, pipeline_time
 from ..plan import Plan, Workload
-from .cost import Cost, Ports
-from .overlap import added, at_once, covered, heaviest
-from .parts import SPLIT, Parts
+from .cost import Cost
+from .overlap import added, covered, heaviest, speeds
+from .parts import Parts
+from .sharding import Boundary, Triple, sharded
 from .stages import StageTable
 
 
@@ -43,9 +44,6 @@ class Timing:
     busiest: Cost
 
 
-Triple = tuple[Cost, Cost, Cost]  # forward, backward, weight gradients
-
-
 @dataclass(frozen=True, slots=True)
 class StagePasses:
     """One micro-batch on stages.
@@ -56,15 +54,15 @@ class StagePasses:
         The first stage first, the last one last; unlike ones between.
     before : tuple of float or array
         Seconds on all stages before each.
-    whole : Triple
-        All stages together.
+    whole : tuple of float or array
+        Seconds of forward, backward and weight gradients on all stages together.
     fullest : float
         Seconds on the chunk with most layers.
     """
 
     stages: tuple[Triple, ...]
     before: tuple[Any, ...]
-    whole: Triple
+    whole: Stage
     fullest: Any
 
 
@@ -84,40 +82,50 @@ def stage_passes(parts: Parts, plan: Plan, table: StageTable, layers: int, batch
     again: Any = 1.0
     if plan.recompute == "full" and plan.recompute_layers is not None:
         again = np.minimum(1.0, plan.recompute_layers * plan.pp * plan.vp / layers)
-    each: list[Triple] = []
+    boundary = Boundary.of(plan, layers, batches)
+    each: list[tuple[Triple, Triple]] = []
     for kept, repeated, gather, reduce in zip(parts.layers, parts.repeated, parts.gather, parts.reduce, strict=True):
         backward = kept.backward
         if parts.repeated is not parts.layers:
             backward = backward * (1.0 - again) + repeated.backward * again
-        each.append(_sharded((kept.forward, backward, kept.weight), gather, reduce, plan, parts.ports))
+        each.append(sharded((kept.forward, backward, kept.weight), gather, reduce, plan, parts.ports, boundary))
     ends = [
-        _sharded((passes.forward, passes.backward, passes.weight), gather, reduce, plan, parts.ports)
+        sharded((passes.forward, passes.backward, passes.weight), gather, reduce, plan, parts.ports, boundary)
         for passes, gather, reduce in zip(
             (parts.embedding, parts.head), parts.gather_ends, parts.reduce_ends, strict=True
         )
     ]
     dual = plan.schedule == "dualpipe"
     if dual and plan.zero < 2:  # layer by layer beside their messages, passes are not joined
-        # All but filling and draining: m - 1.5 pp + 1 of m passes on the outermost rank, m - pp on the innermost.
-        joined = np.clip((batches - 1.25 * plan.pp + 0.5) / batches, 0.0, 1.0)
-        each = [_joined(one, joined) for one in each]
+        joined = joined_passes(plan.pp, batches) / batches
+        each = [(_joined(one, joined), one) for one, _ in each]
     both = alone(plan)
 
+    share = 0.5 if dual else 1.0  # of two chunks each sees half of the micro-batches
+
     def sums(row: Any, first: Any, last: Any) -> Triple:
-        share = 0.5 if dual else 1.0  # of two chunks each sees half of the micro-batches
-        found = (added([*row, first, last], [one[i] for one in (*each, *ends)]) * share for i in range(3))
+        found = (added([*row, first, last], [one[0][i] for one in (*each, *ends)]) * share for i in range(3))
+        return next(found), next(found), next(found)
+
+    def seconds(row: Any, first: Any, last: Any, rested: int) -> Stage:
+        counts = [count * share for count in (*row, first, last)]
+        found = (sum(n * one[rested][i].time for n, one in zip(counts, (*each, *ends), strict=True)) for i in range(3))
         return next(found), next(found), next(found)
 
     stages, before = [], []
     for index, (row, earlier) in enumerate(zip(table.counts, table.before, strict=True)):
         first, last = index == 0, index == len(table.counts) - 1
         stages.append(sums(row, 1.0 if first else both if last else 0.0, 1.0 if last else both if first else 0.0))
-        passed = sums(earlier, 0.0 if first else 1.0, 0.0)
-        before.append(sum(cost.time for cost in passed) * np.where(np.equal(plan.pp, 1), 0.0, 1.0))
+        passed = seconds(earlier, 0.0 if first else 1.0, 0.0, rested=1)
+        before.append(sum(passed) * np.where(np.equal(plan.pp, 1), 0.0, 1.0))
     every = [int(kind.members.sum()) * (2 if dual else 1) for kind in parts.kinds]
     ended = 2.0 if dual else 1.0
-    fullest = sum(cost.time for cost in sums(table.fullest, 0.0, 0.0))
-    return StagePasses(tuple(stages), tuple(before), sums(every, ended, ended), fullest)
+    fullest = sum(seconds(table.fullest, 0.0, 0.0, rested=0))
+    # All stages but the one that sets the pace wait for their input.
+    own = 0.0 if dual else 1.0 / plan.pp
+    paced, waiting = (seconds(every, ended, ended, rested) for rested in (0, 1))
+    whole = tuple(a * own + b * (1.0 - own) for a, b in zip(paced, waiting, strict=True))
+    return StagePasses(tuple(stages), tuple(before), (whole[0], whole[1], whole[2]), fullest)
 
 
 def _joined(passes: Triple, share: Any) -> Triple:
@@ -133,29 +141,9 @@ def alone(plan: Plan) -> Any:
     return np.where(np.equal(plan.pp, 1) | (plan.schedule == "dualpipe"), 1.0, 0.0)[()]
 
 
-def _sharded(passes: Triple, gather: Cost, reduce: Cost, plan: Plan, ports: Ports) -> Triple:
-    """Passes of a layer with the messages of every micro-batch.
-
-    Divided weights are gathered for each pass, one layer ahead, and freed after it (ZeRO-3). Divided gradients
-    are scattered as they are made (ZeRO-2 and 3); where that overlaps, no pass waits for it, and what it takes
-    of kernels and of the pace of a stage is added for whole stages.
-    """
-    forward, backward, weight = passes
-    if plan.zero == 3 and "parameters" in plan.overlap:
-        forward, backward = covered(forward, gather, ports), covered(backward, gather, ports)
-    elif plan.zero == 3:
-        forward, backward = forward + gather, backward + gather
-    if plan.zero >= 2 and "gradients" not in plan.overlap:
-        if plan.schedule in SPLIT:  # gradients of weights come with their own passes
-            weight = weight + reduce
-        else:
-            backward = backward + reduce
-    return forward, backward, weight
-
-
 def _crowded(parts: Parts, plan: Plan, table: StageTable, passes: StagePasses) -> Any:
     """Seconds that scattering gradients adds to each micro-batch on the stage where it adds most."""
-    if plan.zero < 2 or "gradients" not in plan.overlap:
+    if plan.zero != 2 or "gradients" not in plan.overlap:
         return 0.0
     both, found = alone(plan), []
     for index, (row, stage) in enumerate(zip(table.counts, passes.stages, strict=True)):
@@ -163,17 +151,34 @@ def _crowded(parts: Parts, plan: Plan, table: StageTable, passes: StagePasses) -
         ends = [1.0 if first else both if last else 0.0, 1.0 if last else both if first else 0.0]
         beside = added([*row, *ends], [*parts.reduce, *parts.reduce_ends])
         whole = stage[0] + stage[1] + stage[2]
-        together: Any = 0.0
-        if plan.zero == 3:  # gathers of both passes share ports with it, not with messages among the kernels
-            gathers = added([*row, *ends], [*parts.gather, *parts.gather_ends]) * 2.0
-            together = at_once(gathers, beside, parts.ports).time
-            own = whole.link_bytes - gathers.link_bytes, whole.nic_bytes - gathers.nic_bytes
-            whole = replace(whole, link_bytes=own[0], nic_bytes=own[1])
-        found.append(np.maximum(covered(whole, beside, parts.ports).time, together) - whole.time)
+        found.append(covered(whole, beside, parts.ports).time - whole.time)
     most = found[0]
     for more in found[1:]:
         most = np.maximum(most, more)
     return most
+
+
+def _arrival(parts: Parts, plan: Plan, stage: Triple) -> Any:
+    """Seconds that an activation takes to the next stage, which goes on with passes of its own meanwhile.
+
+    Where the sender waits for it, what it takes from these passes is added.
+    """
+    transfer = parts.transfer
+    ours, theirs = speeds(stage[0] + stage[1], transfer, parts.ports)
+    return transfer.time / theirs * (1.0 if "pipeline" in plan.overlap else 2.0 - ours)
+
+
+def _scattered(parts: Parts, plan: Plan, table: StageTable, passes: StagePasses, batches: Any) -> Any:
+    """Seconds after which the last stage has scattered all gradients, where it puts off making them (ZeRO-2).
+
+    With zero-bubble it makes none before it has run as many micro-batches as there are stages.
+    """
+    if plan.zero != 2 or "gradients" not in plan.overlap or plan.schedule != "zero-bubble":
+        return 0.0
+    forward, backward, _ = passes.stages[-1]
+    reduce = added([*table.counts[-1], alone(plan), 1.0], [*parts.reduce, *parts.reduce_ends])
+    begun = passes.whole[0] - forward.time + np.minimum(batches, plan.pp) * (forward.time + backward.time)
+    return begun + batches * reduce.time
 
 
 def step_timing(parts: Parts, plan: Plan, work: Workload, table: StageTable, layers: int, slow: Any = 1.0) -> Timing:
@@ -199,15 +204,16 @@ def step_timing(parts: Parts, plan: Plan, work: Workload, table: StageTable, lay
         plan.pp,
         plan.vp,
         batches,
-        _seconds(passes.whole),
+        passes.whole,
         [_seconds(stage) for stage in passes.stages],
         passes.before,
         passes.fullest,
-        parts.transfer.time,
+        _arrival(parts, plan, passes.stages[0]),
         "pipeline" in plan.overlap,
     )
     pipeline = pipeline + (batches - 1) * _crowded(parts, plan, table, passes)
     weights = _weights(parts, plan, table.counts, passes, batches)
+    weights = np.maximum(weights, _scattered(parts, plan, table, passes, batches) - pipeline)
     both = alone(plan)
     first = added([*table.counts[0], 1.0, both], [*parts.update, *parts.update_ends])
     last = added([*table.counts[-1], both, 1.0], [*parts.update, *parts.update_ends])
@@ -243,10 +249,11 @@ def _weights(parts: Parts, plan: Plan, counts: np.ndarray, passes: StagePasses, 
     The first stage ends the step: its last backward pass is the last of all.
     """
     both = alone(plan)
+    chunks = 2 if plan.schedule == "dualpipe" else plan.vp
     gather = added([*counts[0], 1.0, both], [*parts.gather, *parts.gather_ends])
     reduce = added([*counts[0], 1.0, both], [*parts.reduce, *parts.reduce_ends])
-    pieces = np.maximum(1.0, counts[0].sum(axis=0) / plan.vp)  # one message a layer
-    found: Any = gather.time / pieces / plan.vp if plan.zero == 3 else 0.0  # the very first
+    pieces = np.maximum(1.0, counts[0].sum(axis=0) / chunks)  # one message a layer
+    found: Any = gather.time / pieces / chunks if plan.zero == 3 else 0.0  # the very first
     first, everything = passes.stages[0], passes.whole
     for what, cost, own, whole in (
         ("gradients", reduce, first[1] + first[2], everything[1] + everything[2]),
@@ -256,19 +263,22 @@ def _weights(parts: Parts, plan: Plan, counts: np.ndarray, passes: StagePasses, 
             what not in plan.overlap and plan.zero >= 2 and what == "gradients"
         ):
             continue  # within the passes
+        if plan.zero == 3:
+            found = found + cost.time / pieces / chunks  # the very last
+            continue
         if what not in plan.overlap:
             found = found + cost.time
             continue
         # The messages of the chunk that is last in the step run beside its pass, those of the others
         # beside all passes between.
         count = (
-            np.maximum(1.0, pieces / bucket_layers(cost * (1.0 / plan.vp), pieces, plan))
+            np.maximum(1.0, pieces / bucket_layers(cost * (1.0 / chunks), pieces, plan))
             if what == "gradients"
             else pieces
         )
-        part, room = cost * (1.0 / plan.vp), own * ((1 - 1 / count) / plan.vp)
+        part, room = cost * (1.0 / chunks), own * ((1 - 1 / count) / plan.vp)
         beside = covered(room, part * (1 - 1 / count), parts.ports).time - room.time + part.time / count
-        window = room.time + whole.time * (1 - 1 / plan.vp)
+        window = whole * (1 - 1 / chunks) + (0.0 if plan.schedule == "dualpipe" else room.time)
         found = found + np.maximum(beside, cost.time - window)
         if what == "gradients":
             # On its way back through the other stages the last micro-batch is slowed by their messages; with

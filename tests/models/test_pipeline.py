@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commlens.hardware.errors import InputError
-from commlens.models.pipeline.closed_form import joint_gain, pipeline_time
+from commlens.models.pipeline.closed_form import joined_passes, joint_gain, pipeline_time
 from commlens.models.pipeline.orders import SCHEDULES, SPLIT, check, held, in_flight, legal, order
 from commlens.models.pipeline.piece import Chunk, Piece, Pipeline, total
 from commlens.models.pipeline.program import joint, pipeline_program
-from commlens.simulator import critical_path_time, run
+from commlens.models.training.cost import Cost, Ports
+from commlens.models.training.overlap import covered, unwaited
+from commlens.simulator import Program, critical_path_time, run
 
 
 def pipeline(schedule, forward, backward, weight, batches, transfer=0.0, overlap=(), **options):
@@ -154,7 +156,55 @@ def test_messages_that_share_a_port_slow_each_other():
     two = Chunk((busy, busy), (Piece(1.0),), gather=(Piece(0.0), Piece(1.0, {"nic": 80.0})))
     step = Pipeline(**{**make, "chunks": ((two,),)}, overlap=frozenset({"parameters"}))
     crowded = run(pipeline_program(step, {"nic": 100.0})).makespan
-    assert crowded == pytest.approx(3.0 + 2 / 3)  # 20 of its 60 a second while the other lasts
+    assert crowded == pytest.approx(1.2 + 0.25 + 2.0)  # each gets 50, then the gather its 80
+
+
+def test_divided_weights_and_gradients_take_turns_on_one_communicator():
+    nic = {"nic": 90.0}
+    chunk = Chunk((Piece(1.0),) * 6, (Piece(2.0),) * 6, gather=(Piece(1.5, nic),) * 6, scatter=(Piece(3.0, nic),) * 6)
+    make = dict(chunks=((chunk,),), micro_batches=1, schedule="1f1b", transfer=Piece(0.0), update=(Piece(0.0),))
+    step = Pipeline(**make, gather_each=True, scatter_each=True, overlap=frozenset({"gradients", "parameters"}))
+    ends = run(pipeline_program(step, {"nic": 100.0})).makespan
+    # 12 gathers and 6 reductions one after the other, but for the time before the first gradient is there.
+    assert ends == pytest.approx(12 * 1.5 + 6 * 3.0, rel=0.06)
+    assert ends >= 12 * 1.5 + 6 * 3.0
+
+
+SHARES = st.tuples(*[st.floats(0.05, 1.0)] * 3)
+
+
+@given(SHARES, SHARES, st.floats(0.1, 10.0), st.floats(0.1, 10.0))
+@settings(max_examples=200, deadline=None)
+def test_two_at_once_take_what_the_simulator_gives_them(ours, theirs, work, busy):
+    ports = Ports(50.0, 20.0)
+
+    def cost(time, shares, **more):
+        return Cost(time=time, sm_time=shares[0] * time, link_bytes=shares[1] * 50.0 * time,
+                    nic_bytes=shares[2] * 20.0 * time, **more)  # fmt: skip
+
+    compute, beside = cost(work, ours, compute=work), cost(busy, theirs)
+    units = 1 - theirs[0] * (1 - ours[0])  # kernels and the messages among them take turns
+    program = Program("two")
+    for name, capacity in (("sm", 1.0), ("link", 50.0), ("nic", 20.0)):
+        program.resource(name, capacity)
+    for one, sm in ((compute, units), (beside, theirs[0])):
+        asked = {"sm": sm * one.time, "link": one.link_bytes, "nic": one.nic_bytes}
+        program.add("x", kind="compute", rank=0, stream=str(sm) + str(one is beside), duration=one.time, demand=asked)
+    trace = run(program)
+    assert float(covered(compute, beside, ports).time) == pytest.approx(trace.makespan, rel=1e-6)
+    assert float(unwaited(compute, beside, ports)) == pytest.approx(trace.end[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("pp", [4, 8, 16])
+@pytest.mark.parametrize("rounds", [1, 1.5, 2, 4, 8])
+def test_closed_form_of_even_dualpipe_is_near_the_program(pp, rounds):
+    batches = int(rounds * pp)
+    closed = pipeline_time("dualpipe", pp, 1, batches, (pp, pp, pp), [(1.0, 1.0, 1.0)], [0.0], 3.0, 0.0, True)
+    assert float(closed) == pytest.approx(even("dualpipe", pp, 1, batches), abs=1.0 + 1e-9)
+    chunk = Chunk((Piece(1.0, exposed=0.3),), (Piece(1.0, exposed=0.3),), (Piece(1.0),))
+    make = dict(chunks=((chunk, chunk),) * pp, micro_batches=batches, schedule="dualpipe", transfer=Piece(0.0))
+    joined = critical_path_time(pipeline_program(Pipeline(**make, update=(Piece(0.0),) * pp), {}))
+    assert even("dualpipe", pp, 1, batches) - joined == pytest.approx(0.6 * float(joined_passes(pp, batches)))
 
 
 def test_a_joint_pass_hides_what_the_other_can_cover():
