@@ -1,7 +1,12 @@
-"""Attention over sequences that context-parallel ranks hold parts of: its kernels, block by block."""
+"""Attention over sequences that context-parallel ranks hold parts of: its kernels, block by block.
+
+Lengths of blocks are parts of a rank's own tokens. Where the mask is causal, how tokens are laid out over the ranks
+says which blocks have scores: see `parts`.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .blocks import Attend, Exchange
@@ -47,6 +52,56 @@ def block(
     return tuple(item for item in turn.backward_kernels(made, weights=False) if isinstance(item, Kernel))
 
 
+Part = tuple[float, float, bool]
+"""Queries and keys of a block, in parts of a rank's tokens, and whether half of it is masked."""
+
+
+@lru_cache(maxsize=4096)
+def parts(layout: str, ranks: int, step: int) -> tuple[tuple[Part, ...], ...]:
+    """Blocks of every rank at a step of a ring, in which rank r has the keys of rank r - step.
+
+    Parameters
+    ----------
+    layout : str
+        "contiguous": one run of tokens a rank. "zigzag": two, the r-th from either end. "striped": every
+        `ranks`-th token. "all": nothing is masked.
+    ranks, step : int
+
+    Returns
+    -------
+    tuple of tuple of Part
+        For each rank.
+    """
+    found: list[tuple[Part, ...]] = []
+    for rank in range(ranks):
+        owner = (rank - step) % ranks
+        if layout == "all":
+            found.append(((1.0, 1.0, False),))
+        elif step == 0 or layout == "striped":  # striped blocks differ by the diagonal alone, which is not counted
+            found.append(((1.0, 1.0, True),))
+        elif layout == "contiguous":
+            found.append(((1.0, 1.0, False),) if owner < rank else ())
+        else:
+            found.append(((1.0, 0.5, False),) if owner < rank else ((0.5, 1.0, False),))
+    return tuple(found)
+
+
+def merge(core: Attend, kernels: Kernels, part: float) -> tuple[Kernel, ...]:
+    """A block's output added to the running one, weighed by their log-sum-exps, for a part of a rank's tokens.
+
+    The running output is fp32, read and written.
+    """
+    elements = core.batch * core.query * core.heads * core.value_dim * part
+    return kernels.streamed("merge", elements * (2 * 4.0 + kernels.size)) if part else ()
+
+
+def whole(core: Attend, kernels: Kernels) -> tuple[Kernel, ...]:
+    """Kernels of attention over sequences that a rank has whole."""
+    from .linear_attention import whole as linear
+
+    return linear(core, kernels) if core.linear else block(core, kernels)
+
+
 def kv_bytes(core: Attend, kernels: Kernels, tokens: Any) -> Any:
     """Size of the keys and values of some tokens [B]."""
     return core.batch * tokens * core.kv_heads * (core.head_dim + core.value_dim) * kernels.size
@@ -57,6 +112,10 @@ def beside(core: Attend, build: Builder, after: Handle) -> Handle:
 
     In the backward pass they go round again, and their gradients come back.
     """
+    if core.linear:
+        from .linear_attention import gathered
+
+        return gathered(core, build, after)
     size = kv_bytes(core, build.kernels, core.context)
     kind, size = ("all_gather", size) if core.direction == "forward" else ("reduce_scatter", 2 * size)
     return build.compute((Exchange(kind, "cp", size, covered=True), *block(core, build.kernels)), after)

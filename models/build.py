@@ -70,9 +70,14 @@ class Builder:
         return communicator(self.cluster, self.tensor.size, self.tensor.stride)
 
     @property
+    def context(self) -> Group:
+        """Ranks that divide sequences."""
+        return Group(self.cluster, 1) if self.groups is None else self.groups.cp
+
+    @property
     def cp_size(self) -> int:
-        """Ranks that divide a sequence."""
-        return int((self.tensor if self.groups is None else self.groups.cp).size)
+        """How many they are."""
+        return int(self.context.size)
 
     def previous(self, rank: int) -> int:
         """The rank whose ring transfers arrive at `rank`."""
@@ -201,7 +206,7 @@ class Builder:
         """Gather of the block's output, scattered over the group before."""
         return self.collective(self.tensor.collective("all_gather", block.output_bytes), after)
 
-    def each(self, work: Sequence[Sequence[Kernel]], after: Handle) -> Handle:
+    def each(self, work: Sequence[Sequence[Kernel]], after: Handle, group: Group | None = None) -> Handle:
         """Kernels of every rank of the context-parallel group; folded, those of the one that takes longest.
 
         Parameters
@@ -209,10 +214,19 @@ class Builder:
         work : sequence of sequence of Kernel
             For each rank.
         after : Handle
+        group : Group, optional
+            Of ranks; default all that divide sequences.
         """
         return self.compute(max(work, key=lambda kernels: sum(kernel.time for kernel in kernels)), after)
 
-    def shift(self, size: float | Sequence[float], after: Handle, stream: str = "cp", distance: int = 1) -> Handle:
+    def shift(
+        self,
+        size: float | Sequence[float],
+        after: Handle,
+        stream: str = "cp",
+        distance: int = 1,
+        group: Group | None = None,
+    ) -> Handle:
         """Every rank of the context-parallel group sends to the one `distance` further round; negative is back.
 
         Parameters
@@ -223,8 +237,10 @@ class Builder:
         stream : str
             Messages of one stream follow each other.
         distance : int
+        group : Group, optional
+            Of ranks; default all that divide sequences.
         """
-        group = self.tensor if self.groups is None else self.groups.cp
+        group = group or self.context
         most = max(size) if isinstance(size, Sequence) else size
         cost = communicator(self.cluster, group.size, group.stride).shift(most, distance)
         return self.collective(cost, after, stream, group=group)

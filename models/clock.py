@@ -8,6 +8,8 @@ kernels beside it, as it does in the simulator.
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ import numpy as np
 from ..hardware import Cluster
 from ..simulator import Program
 from ..simulator.communicator import Collective
-from .attention import beside
+from .attention import beside, block
+from .blocks import Attend
 from .build import Builder, Handle
 from .groups import Group, Groups
 from .kernels import Kernel, Kernels
@@ -90,6 +93,53 @@ class Clock(Builder):
         self.memory_bytes = self.memory_bytes + kernel.memory_bytes
         self.launches += 1
         self._free["compute"] = end
+        self._last = (end,)
+        return self._last
+
+    def attend(self, core: Attend, after: Handle) -> Handle:
+        """Attention as the scheme arranges it: of many plans, once for each unlike one, added as one piece of work."""
+        group = self.context
+        numbers = (core.batch, core.query, core.context, core.heads, core.kv_heads, group.size, group.stride)
+        if self.scheme is beside or core.linear or all(np.ndim(number) == 0 for number in numbers):
+            return self.scheme(core, self, after)
+        table = np.stack(np.broadcast_arrays(*numbers), axis=-1).astype(float)
+        unlike, place = np.unique(table.reshape(-1, len(numbers)), axis=0, return_inverse=True)
+        costs = [self._alone(core, row.tolist()) for row in unlike]
+        place = place.reshape(table.shape[:-1])
+        fields = {
+            name: np.array([getattr(one, name) for one in costs])[place]
+            for name in (item.name for item in dataclasses.fields(Cost) if item.name != "sent")
+        }
+        kinds = sorted({kind for one in costs for kind in one.sent})
+        sent = {kind: np.array([one.sent.get(kind, 0.0) for one in costs])[place] for kind in kinds}
+        return self._piece(Cost(**fields, sent=sent), after)
+
+    def _alone(self, core: Attend, row: list[float]) -> Cost:
+        """Attention of one plan, from its numbers."""
+        *shape, size, stride = row
+        names = ("batch", "query", "context", "heads", "kv_heads")
+        mine = replace(core, **dict(zip(names, shape, strict=True)))
+        assert self.groups is not None
+        clock = Clock(self.cluster, self.kernels, replace(self.groups, cp=Group(self.cluster, int(size), int(stride))))
+        if size == 1:
+            clock.compute(block(mine, self.kernels), ())
+        else:
+            self.scheme(mine, clock, ())
+        return clock.cost()
+
+    def _piece(self, cost: Cost, after: Handle) -> Handle:
+        """A piece of work that nothing runs beside."""
+        end = np.maximum(self._free.get("compute", 0.0), _instant(after)) + cost.time
+        self._free["compute"] = end
+        self.compute_time = self.compute_time + cost.compute
+        self.communication_time = self.communication_time + cost.communication
+        self.sm_time = self.sm_time + cost.sm_time
+        self.memory_bytes = self.memory_bytes + cost.memory_bytes
+        self.link_bytes = self.link_bytes + cost.link_bytes
+        self.nic_bytes = self.nic_bytes + cost.nic_bytes
+        self.launches = self.launches + cost.launches
+        for kind, size in cost.sent.items():
+            self.sent[kind] = self.sent.get(kind, 0.0) + size
         self._last = (end,)
         return self._last
 

@@ -32,11 +32,18 @@ class Group:
         self.cluster = cluster
         self.size, self.stride = size, stride
         self.many = np.ndim(size) > 0 or np.ndim(stride) > 0
+        self._known: dict[tuple[str, tuple[int, ...], bytes], Collective] = {}
 
     def collective(self, kind: str, size: Any) -> Collective:
         """What the library does with `size` bytes; fields are arrays where plans, or sizes, are."""
         if not self.many and np.ndim(size) == 0:
             return communicator(self.cluster, int(self.size), int(self.stride)).collective(kind, float(size))
+        key = (kind, np.shape(size), np.asarray(size, dtype=float).tobytes())  # layers ask the same over and over
+        if key not in self._known:
+            self._known[key] = self._collectives(kind, size)
+        return self._known[key]
+
+    def _collectives(self, kind: str, size: Any) -> Collective:
         asked = np.stack(np.broadcast_arrays(self.size, self.stride, size), axis=-1).astype(float)
         shape = asked.shape[:-1]
         unique, place = np.unique(asked.reshape(-1, 3), axis=0, return_inverse=True)

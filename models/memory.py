@@ -29,7 +29,7 @@ def footprint(model: Transformer, work: Workload, plan: Plan, software: Software
     size = DTYPE_BYTES[work.dtype]
     vocabulary = model.embedding_parameters() + model.head_parameters()
     divided = (model.parameters() - vocabulary) / plan.tp
-    rows = work.micro_batch * (1 if work.phase == "decode" else work.sequence_length)
+    rows = work.micro_batch * (1 if work.phase == "decode" else work.sequence_length / plan.cp)
     found: dict[str, float] = {
         "weights": (divided + vocabulary / (plan.tp if software.shards_head else 1)) * size,
         "gradients": 0.0,
@@ -55,7 +55,7 @@ def _kv_cache(model: Transformer, work: Workload, plan: Plan, size: float) -> fl
     for layer in range(model.layers):
         window = model.window(layer)
         total += model.kv_bytes_per_token(size, layer) * (min(length, window) if window else length)
-    return float(sequences * total * share)
+    return float(sequences * total * share / plan.cp)
 
 
 def _workspace(model: Transformer, work: Workload, plan: Plan, software: Software, rows: float) -> float:

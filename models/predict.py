@@ -10,10 +10,12 @@ from ..simulator import Program, Trace, finish_times, run
 from ..simulator.result import Result
 from .build import Builder
 from .flops import model_flops
+from .groups import process_groups
 from .kernels import Kernels
 from .layers import Layers
 from .memory import footprint
 from .plan import Plan, Workload
+from .routed import Routed
 from .scenario import Scenario
 from .step import phases
 from .techniques import TechniqueCall, combined
@@ -67,10 +69,16 @@ def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
         yield "training", step_program(scenario, training_parts(scenario, call, run)), 1
         return
     kernels = Kernels(scenario.cluster.device, scenario.software, scenario.workload.dtype)
-    layers = Layers(scenario.model, kernels, scenario.plan.tp)
+    plan, cluster = scenario.plan, scenario.cluster
+    whole = plan.cp == 1 and not plan.sequence_parallel
+    layers = Layers(scenario.model, kernels, plan.tp if whole else plan.division)
+    groups = None if plan.cp == 1 else process_groups(cluster, plan)
     for phase in phases(scenario, layers):
         name = f"{scenario.model.name} {phase.name}, {call.label}"
-        build = Builder(name, scenario.cluster, kernels, scenario.plan.tp, scenario.fold)
+        if groups is not None and not scenario.fold and plan.tp == 1:
+            build: Builder = Routed(name, cluster, kernels, groups)
+        else:
+            build = Builder(name, cluster, kernels, plan.tp, scenario.fold, groups)
         for step in phase.steps:
             build.start = build.compute(step.entry, after=build.start)
             done = call.emit(step, build)

@@ -15,7 +15,7 @@ from ..simulator.algorithms.routes import TopologyRoutes
 from .attention import beside
 from .blocks import Attend
 from .build import Builder, Handle
-from .groups import Groups, communicator
+from .groups import Group, Groups, communicator
 from .kernels import Kernel, Kernels
 
 if TYPE_CHECKING:
@@ -59,36 +59,47 @@ class Routed(Builder):
             self.program.resource(f"link[{rank}]", cluster.link.bandwidth)
         self.routes = TopologyRoutes(self.program, cluster.node_topology())
 
-    def each(self, work: Sequence[Sequence[Kernel]], after: Handle) -> Handle:
+    def each(self, work: Sequence[Sequence[Kernel]], after: Handle, group: Group | None = None) -> Handle:
         """Every rank its own kernels, one after the other."""
         ends = []
-        for rank, kernels in enumerate(work):
+        for rank in self.ranks:
             last = self.own(rank, after)
-            for kernel in kernels:
+            for kernel in work[self._place(rank, group or self.context)]:
                 last = (self.kernel(kernel, rank, last),)
             ends.append(last[0] if last else self._nothing(rank, last))
         self._last = tuple(ends)
         return self._last
 
-    def shift(self, size: float | Sequence[float], after: Handle, stream: str = "cp", distance: int = 1) -> Handle:
+    def shift(
+        self,
+        size: float | Sequence[float],
+        after: Handle,
+        stream: str = "cp",
+        distance: int = 1,
+        group: Group | None = None,
+    ) -> Handle:
         """Messages from every rank to the one `distance` further round, each over the links of its way.
 
         A message moves when its sender and its receiver have both come to it, and a rank goes on when it has sent
         and received (grouped send and receive of NCCL).
         """
-        n = len(self.ranks)
-        sizes = list(size) if isinstance(size, Sequence) else [size] * n
-        sent: dict[int, int] = {}
-        for rank, amount in enumerate(sizes):
-            target = (rank + distance) % n
+        group = group or self.context
+        ends: list[list[int]] = [[] for _ in self.ranks]
+        for rank in self.ranks:
+            place = self._place(rank, group)
+            target = rank + ((place + distance) % int(group.size) - place) * int(group.stride)
+            amount = size[place] if isinstance(size, Sequence) else size
             if amount and target != rank:
                 ready = self.every(self.own(rank, after), self.own(target, after))
-                sent[rank] = self._message(rank, target, amount, ready, stream)
-        ends = []
-        for rank in self.ranks:
-            mine = [sent[r] for r in (rank, (rank - distance) % n) if r in sent]
-            ends.append(self._nothing(rank, tuple(mine) or self.own(rank, after)))
-        return tuple(ends)
+                sent = self._message(rank, target, amount, ready, stream)
+                ends[rank].append(sent)
+                ends[target].append(sent)
+        return tuple(self._nothing(rank, tuple(mine) or self.own(rank, after)) for rank, mine in enumerate(ends))
+
+    @staticmethod
+    def _place(rank: int, group: Group) -> int:
+        """Where a rank is in its group of that kind."""
+        return rank // int(group.stride) % int(group.size)
 
     def _message(self, source: int, target: int, amount: float, after: tuple[int, ...], stream: str) -> int:
         cost = communicator(self.cluster, 2, 1).shift(amount)

@@ -86,7 +86,8 @@ class Scenario:
         file = check(ScenarioFile, dict(data), where)
         model = load_model(file.model, f"{where}: model")
         cluster = load_cluster(file.cluster, f"{where}: cluster")
-        plan = _plan(file.plan, model, cluster, file.workload.phase == "training", where)
+        techniques = tuple(parse_technique(t if isinstance(t, str) else t.model_dump(), where) for t in file.techniques)
+        plan = _plan(file.plan, model, cluster, file.workload.phase, techniques, where)
         workload = _workload(file.workload, plan, model, cluster, where)
         if workload.phase == "training":
             batches = workload.global_batch // (plan.dp * workload.micro_batch)
@@ -100,7 +101,7 @@ class Scenario:
             cluster,
             workload,
             plan,
-            tuple(parse_technique(t if isinstance(t, str) else t.model_dump(), where) for t in file.techniques),
+            techniques,
             load_software(default if file.software is None else file.software, f"{where}: software"),
             _stragglers(file.stragglers, plan, where),
             file.fold,
@@ -141,18 +142,16 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _plan(file: Any, model: Transformer, cluster: Cluster, training: bool, where: str) -> Plan:
-    """Plan of a checked file section; every rule names the key and what is legal."""
+def _plan(
+    file: Any, model: Transformer, cluster: Cluster, phase: str, techniques: Sequence[TechniqueCall], where: str
+) -> Plan:
+    """Plan of a checked file section, as the techniques change it; every rule names the key and what is legal."""
     where = f"{where}: plan"
-    if model.heads % file.tp:
-        raise InputError(
-            f"{where}.tp: {file.tp} does not divide the {model.heads} attention heads of {model.name} "
-            f"(legal: {_divisors(model.heads)})"
-        )
-    if not training:
-        for key in ("pp", "cp", "ep", "vp"):
+    if phase != "training":
+        for key in ("pp", "ep", "vp") if phase == "prefill" else ("pp", "cp", "ep", "vp"):
             if getattr(file, key) != 1:
-                raise InputError(f"{where}.{key}: {getattr(file, key)} is modelled in training only (legal: 1)")
+                known = "training and prefill" if key == "cp" else "training"
+                raise InputError(f"{where}.{key}: {getattr(file, key)} is modelled in {known} only (legal: 1)")
     used = file.tp * file.pp * file.cp * file.dp
     if used > cluster.size:
         raise InputError(
@@ -196,7 +195,7 @@ def _plan(file: Any, model: Transformer, cluster: Cluster, training: bool, where
         raise InputError(f"{where}.zero: {file.zero} with schedule dualpipe (legal: 0 or 1)")
     if file.vp > 1 and schedule != "interleaved":
         raise InputError(f"{where}.vp: {file.vp} with schedule {schedule} (legal: 1, or schedule interleaved)")
-    return Plan(
+    plan = Plan(
         file.tp,
         file.pp,
         file.dp,
@@ -215,6 +214,16 @@ def _plan(file: Any, model: Transformer, cluster: Cluster, training: bool, where
         parse_size(file.bucket, f"{where}.bucket"),
         file.placement,
     )
+    for call in techniques:
+        if call.technique.replan is not None:
+            plan = call.technique.replan(plan)
+    if model.heads % plan.tp:
+        product = "" if plan.tp == file.tp else f" = tp {file.tp} x cp {file.cp}"
+        raise InputError(
+            f"{where}.tp: {plan.tp}{product} does not divide the {model.heads} attention heads of {model.name} "
+            f"(legal: {_divisors(model.heads)})"
+        )
+    return plan
 
 
 def _stragglers(file: Any, plan: Plan, where: str) -> Stragglers:

@@ -29,13 +29,14 @@ COLUMNS = [
 
 def families() -> dict[str, tuple[Callable[[], Iterator[Row]], ...]]:
     """What each family holds its predictions against."""
-    from . import c4, collectives, expert_exchange, kernels, ladder, t3
+    from . import c4, collectives, expert_exchange, flexsp, kernels, ladder, t3, tokenring, ulysses
     from .training import rows as training
 
     return {
         "tensor_parallel": (ladder.rows, t3.rows),
         "network": (collectives.rows, expert_exchange.rows, c4.rows),
         "training": (training.rows,),
+        "sequence_parallel": (ulysses.rows, tokenring.rows, flexsp.rows),
         "kernels": (kernels.rows,),
     }
 

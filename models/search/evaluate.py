@@ -20,19 +20,18 @@ from ..scenario import Scenario
 from ..training.compose import Passes
 from ..training.cost import Cost
 from ..training.memory import fits, training_memory
-from ..training.parts import SPLIT, Parts, parts_of
-from ..training.stages import StageTable, stage_table
+from ..training.parts import SPLIT, Parts, passes_of, ports_of, transfer_of, weights_of
+from ..training.stages import StageTable, kinds, stage_table
 from ..training.stragglers import slowdown
 from ..training.timing import Timing, step_timing
 from .enumerate import Choice, Columns, Space, chosen, plans_of
 
 # Plans timed in one go: arrays of them stay in a core's cache.
 AT_ONCE = 16_384
+ASKED = ("time", "compute", "sm_time", "link_bytes", "nic_bytes")  # what timing asks of costs
 DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp")
-WEIGHTS = ("gather", "reduce", "gather_ends", "reduce_ends", "update", "update_ends", "sync")
-LAYERS = ("layers", "repeated", "embedding", "head")
-# What timing asks of costs; the rest is left behind.
-ASKED = ("time", "compute", "sm_time", "link_bytes", "nic_bytes")
+
+Costing = Callable[[Plan, Workload], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -157,63 +156,81 @@ class Block:
             ("layers", choice.sequence_parallel, choice.recompute, choice.recompute_layers is None, split, where),
             replace(choice, zero=0, shard_group=None, offload="none"),
             layer_axes,
+            self._passes,
         )
         weights = self._table(
-            ("weights", choice.zero, choice.offload, choice.shard_group, where),
+            ("weights", choice.zero > 0, choice.offload, choice.shard_group, where),
             replace(choice, sequence_parallel=False, recompute="none", recompute_layers=None),
             DEGREES,
+            self._weights,
         )
         transfer = self._table(
             ("transfer", choice.sequence_parallel, where),
             replace(choice, zero=0, shard_group=None, offload="none", recompute="none", recompute_layers=None),
             ("tp", "cp", "dp", "pp", "micro_batch"),
+            self._transfer,
         )
-        found = {name: layers.get(name, places) for name in LAYERS}
-        found |= {name: weights.get(name, places) for name in WEIGHTS}
-        return Parts(
-            kinds=layers.parts.kinds, **found, transfer=transfer.get("transfer", places), ports=layers.parts.ports
-        )
+        found = {**layers.some(places), **weights.some(places), **transfer.some(places)}
+        return Parts(kinds=kinds(self.scenario.model), **found, ports=ports_of(self.scenario.cluster))
 
-    def _table(self, key: tuple[Any, ...], choice: Choice, axes: tuple[str, ...]) -> _Table:
-        found: _Table = self._once(key, lambda: self._made(choice, axes))
+    def _passes(self, plan: Plan, work: Workload) -> dict[str, Any]:
+        case = self.scenario
+        known = self._once(("composed", plan.sequence_parallel, plan.placement), dict)
+        return passes_of(case.model, case.cluster, self.kernels, work, plan, self.technique, known=known)
+
+    def _weights(self, plan: Plan, work: Workload) -> dict[str, Any]:
+        return weights_of(self.scenario.model, self.scenario.cluster, self.kernels, plan)
+
+    def _transfer(self, plan: Plan, work: Workload) -> dict[str, Any]:
+        return {"transfer": transfer_of(self.scenario.model, self.scenario.cluster, self.kernels, work, plan)}
+
+    def _table(self, key: tuple[Any, ...], choice: Choice, axes: tuple[str, ...], cost: Costing) -> _Table:
+        found: _Table = self._once(key, lambda: self._made(choice, axes, cost))
         return found
 
-    def _made(self, choice: Choice, axes: tuple[str, ...]) -> _Table:
+    def _made(self, choice: Choice, axes: tuple[str, ...], cost: Costing) -> _Table:
         """Parts of the rows that are unlike in some axes, the others held at 1."""
+        first, place = self._once(("unlike", axes), lambda: self._unlike(axes))
+        unlike = chosen(self.rows, first)
+        degrees: dict[str, Any] = {axis: unlike[axis] if axis in axes else 1 for axis in DEGREES}
+        named = {field.name: getattr(choice, field.name) for field in fields(choice)}
+        work = replace(self.scenario.workload, micro_batch=unlike["micro_batch"] if "micro_batch" in axes else 1)
+        return _Table(cost(Plan(**degrees, **named), work), place)
+
+    def _unlike(self, axes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The first of the rows that are alike in some axes, and which of these each row is like."""
         number: np.ndarray = np.zeros(len(self.rows["tp"]), dtype=np.int64)
         for axis in axes:
             values, place = np.unique(self.rows[axis], return_inverse=True)
             number = number * len(values) + place
         _, first, place = np.unique(number, return_index=True, return_inverse=True)
-        unlike = chosen(self.rows, first)
-        degrees: dict[str, Any] = {axis: unlike[axis] if axis in axes else 1 for axis in DEGREES}
-        named = {field.name: getattr(choice, field.name) for field in fields(choice)}
-        plan = Plan(**degrees, **named)
-        work = replace(self.scenario.workload, micro_batch=unlike["micro_batch"] if "micro_batch" in axes else 1)
-        scenario = self.scenario
-        parts = parts_of(scenario.model, scenario.cluster, self.kernels, work, plan, self.technique)
-        return _Table(parts, place, len(first))
+        return first, place
 
 
 @dataclass(frozen=True)
 class _Table:
     """Parts of unlike rows, and which of them each row of a block is."""
 
-    parts: Parts
+    parts: dict[str, Any]
     place: np.ndarray
-    size: int
 
-    def get(self, name: str, places: np.ndarray) -> Any:
-        """A part of some rows, with what timing asks of it."""
+    def some(self, places: np.ndarray) -> dict[str, Any]:
+        """Parts of some rows, with what timing asks of costs; the rest of these is left behind."""
         at = self.place[places]
+
+        def one(number: Any) -> Any:
+            return number[at] if np.ndim(number) else number
 
         def take(part: Any) -> Any:
             if isinstance(part, tuple):
-                return tuple(take(one) for one in part)
+                return tuple(map(take, part))
             if isinstance(part, Passes):
                 return Passes(take(part.forward), take(part.backward), take(part.weight))
-            numbers = (part.time, part.compute, part.sm_time, part.link_bytes, part.nic_bytes)
-            time, compute, units, link, nic = (number[at] if np.ndim(number) else number for number in numbers)
-            return Cost(time=time, compute=compute, sm_time=units, link_bytes=link, nic_bytes=nic)
+            numbers = {name: one(getattr(part, name)) for name in ASKED}
+            return Cost(**numbers)
 
-        return take(getattr(self.parts, name))
+        found = {name: take(part) for name, part in self.parts.items() if name != "repeated"}
+        if "repeated" in self.parts:
+            alike = self.parts["repeated"] is self.parts["layers"]
+            found["repeated"] = found["layers"] if alike else take(self.parts["repeated"])
+        return found

@@ -7,7 +7,7 @@ are arranged: half of what the two more add is the cost of a layer among its lik
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from ..techniques import TechniqueCall
 from .cost import Cost
 
 Play = Callable[[Program], Trace]
+
+ALIKE = 3  # layers arranged together
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Composer:
     technique : TechniqueCall
     play : callable, optional
         Plays a program of tasks; None takes the closed form.
+    known : dict
+        What was composed before; may be shared by composers that differ in recomputation and schedule alone.
     """
 
     model: Transformer
@@ -72,6 +76,7 @@ class Composer:
     tokens: Tokens
     technique: TechniqueCall
     play: Play | None = None
+    known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @property
     def layers(self) -> Layers:
@@ -90,29 +95,54 @@ class Composer:
         split : bool
             Whether weight gradients are scheduled apart.
         """
-        found = []
-        layers = self.layers
-        single = forward_step("forward", layers, self.tokens, (which,))
-        apart = [kernel for block in backward_step(layers, single, "none").blocks for kernel in block.deferred]
-        for count in (1, 3):
-            forward = forward_step("forward", layers, self.tokens, (which,) * count)
-            forward = replace(forward, exit=(), blocks=_numbered(forward, count))
-            backward = backward_step(layers, forward, recompute)
-            if split:
-                backward = replace(backward, blocks=tuple(replace(b, deferred=()) for b in backward.blocks))
-            found.append((self.arranged(forward), self.arranged(backward)))
-        (one, one_back), (three, three_back) = found
-        weight = self.straight(apart) if split else Cost()
+        one, three = self._once(("forward", which), lambda: self._both(self._forward(which)))
+        one_back, three_back = self._once(
+            ("backward", which, recompute, split), lambda: self._both(self._backward(which, recompute, split))
+        )
+        weight = self._once(("weight", which), lambda: self._weight(which)) if split else Cost()
         return Passes((three - one) * 0.5, (three_back - one_back) * 0.5, weight)
+
+    def _forward(self, which: int) -> Step:
+        """Three layers of a kind, forward."""
+
+        def made() -> Step:
+            step = forward_step("forward", self.layers, self.tokens, (which,) * ALIKE)
+            each = len(step.blocks) // ALIKE  # numbered from 0, so that equal layers are told apart
+            blocks = (replace(block, layer=index // each) for index, block in enumerate(step.blocks))
+            return replace(step, exit=(), blocks=tuple(blocks))
+
+        found: Step = self._once(("forward step", which), made)
+        return found
+
+    def _backward(self, which: int, recompute: str, split: bool) -> Step:
+        """The same, backward; without weight gradients where those are scheduled apart."""
+        found: Step = self._once(
+            ("backward step", which, recompute), lambda: backward_step(self.layers, self._forward(which), recompute)
+        )
+        if not split:
+            return found
+        return replace(found, blocks=tuple(replace(block, deferred=()) for block in found.blocks))
+
+    def _weight(self, which: int) -> Cost:
+        """Weight gradients of one layer."""
+        blocks = _single(self._backward(which, "none", split=False)).blocks
+        return self.straight(kernel for block in blocks for kernel in block.deferred)
+
+    def _both(self, step: Step) -> tuple[Cost, Cost]:
+        """Costs of one and of three layers."""
+        return self.arranged(_single(step)), self.arranged(step)
 
     def embedding(self) -> Passes:
         """Token embedding."""
-        work = self.layers.embedding(self.tokens)
-        return Passes(self.straight(work), self.straight(self.layers.backward_kernels(work)), Cost())
+        found: Passes = self._once(("embedding",), lambda: self._end(self.layers.embedding(self.tokens)))
+        return found
 
-    def head(self, split: bool) -> Passes:
+    def head(self) -> Passes:
         """Output projection and loss; its weight gradients are not worth scheduling apart."""
-        work = self.layers.head(self.tokens, True)
+        found: Passes = self._once(("head",), lambda: self._end(self.layers.head(self.tokens, True)))
+        return found
+
+    def _end(self, work: tuple[Work, ...]) -> Passes:
         return Passes(self.straight(work), self.straight(self.layers.backward_kernels(work)), Cost())
 
     def straight(self, work: Iterable[Work]) -> Cost:
@@ -122,6 +152,11 @@ class Composer:
     def arranged(self, step: Step) -> Cost:
         """A pass as the technique arranges it."""
         return self._cost(lambda build: self.technique.emit(step, build))
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
     def _cost(self, emit: Callable[[Builder], Any]) -> Cost:
         if self.play is None:
@@ -133,10 +168,9 @@ class Composer:
         return _played(self.play(build.program))
 
 
-def _numbered(step: Step, count: int) -> tuple[Any, ...]:
-    """Blocks with the layers of a step numbered from 0, so that equal layers are told apart."""
-    each = len(step.blocks) // count
-    return tuple(replace(block, layer=index // each) for index, block in enumerate(step.blocks))
+def _single(step: Step) -> Step:
+    """One layer of some."""
+    return replace(step, blocks=tuple(block for block in step.blocks if block.layer == 0))
 
 
 def _played(trace: Trace) -> Cost:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -46,27 +47,46 @@ class Cost:
 
     def map(self, change: Callable[[Any], Any]) -> Cost:
         """Cost with every number changed."""
-        numbers = {item.name: change(getattr(self, item.name)) for item in fields(self) if item.name != "sent"}
-        return Cost(**numbers, sent={kind: change(size) for kind, size in self.sent.items()})
+        sent = {kind: change(size) for kind, size in self.sent.items()} if self.sent else self.sent
+        return Cost(*(*map(change, _numbers(self)), sent))
 
     def __mul__(self, count: Any) -> Cost:
-        return self.map(lambda number: number * count)
+        if isinstance(count, int | float) and count in (0, 1):  # as counts of layers often are
+            return self if count else Cost(sent=dict.fromkeys(self.sent, 0.0))
+        return self.map(lambda number: _times(number, count))
 
     def __add__(self, other: Cost) -> Cost:
-        numbers = {
-            item.name: getattr(self, item.name) + getattr(other, item.name)
-            for item in fields(self)
-            if item.name != "sent"
-        }
-        kinds = dict.fromkeys([*self.sent, *other.sent])
-        return Cost(**numbers, sent={kind: self.sent.get(kind, 0.0) + other.sent.get(kind, 0.0) for kind in kinds})
+        sent = self.sent or other.sent
+        if self.sent and other.sent:
+            kinds = dict.fromkeys([*self.sent, *other.sent])
+            sent = {kind: _sum(self.sent.get(kind, 0.0), other.sent.get(kind, 0.0)) for kind in kinds}
+        return Cost(*(*map(_sum, _numbers(self), _numbers(other)), sent))
 
     def __sub__(self, other: Cost) -> Cost:
         return self + other * -1.0
 
     def slowed(self, factor: Any) -> Cost:
         """The same work, taking `factor` times as long."""
-        return replace(self, time=self.time * factor, compute=self.compute * factor)
+        return replace(self, time=_times(self.time, factor), compute=_times(self.compute, factor))
+
+
+NUMBERS = tuple(name for name in Cost.__dataclass_fields__ if name != "sent")
+_numbers = attrgetter(*NUMBERS)
+
+
+def _nothing(number: Any) -> bool:
+    """Whether a number is a plain 0: kept plain, it costs nothing beside arrays."""
+    return isinstance(number, float) and not number
+
+
+def _times(number: Any, count: Any) -> Any:
+    return 0.0 if _nothing(number) else number * count
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if _nothing(one):
+        return other
+    return one if _nothing(other) else one + other
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,35 +95,48 @@ def parts_of(
     play : callable, optional
         Plays the programs of single layers; None takes the closed form.
     """
-    layers, repeated, embedding, head = _passes(model, cluster, kernels, work, plan, technique, play)
-    every = kinds(model)
-    held = [layer_parameters(model, kind.example, plan) for kind in every]
-    ends = vocabulary_parameters(model, plan, kernels.software.shards_head)
+    return Parts(
+        kinds=kinds(model),
+        **passes_of(model, cluster, kernels, work, plan, technique, play),
+        **weights_of(model, cluster, kernels, plan),
+        transfer=transfer_of(model, cluster, kernels, work, plan),
+        ports=ports_of(cluster),
+    )
+
+
+def ports_of(cluster: Cluster) -> Ports:
+    """What a rank of a cluster can send."""
+    return Ports(cluster.link.bandwidth, 0.0 if cluster.nic is None else cluster.nic.bandwidth)
+
+
+def weights_of(model: Transformer, cluster: Cluster, kernels: Kernels, plan: Plan) -> dict[str, Any]:
+    """What is done about weights and gradients outside the passes, by field of `Parts`.
+
+    Parameters
+    ----------
+    model : Transformer
+    cluster : Cluster
+    kernels : Kernels
+    plan : Plan
+        Its degrees may be arrays.
+    """
+    held = [layer_parameters(model, kind.example, plan) for kind in kinds(model)]
+    first, last = vocabulary_parameters(model, plan, kernels.software.shards_head)
     weights = _Weights(cluster, kernels, plan)
-    groups = process_groups(cluster, plan)
-    first, last = ends
     sync = Cost()
     if model.tied_embeddings:
-        pair = Group(
-            cluster, np.where(np.greater(plan.pp, 1), 2, 1)[()], groups.pipeline_stride * (plan.pp - 1) + (plan.pp == 1)
-        )
+        stride = process_groups(cluster, plan).pipeline_stride
+        pair = Group(cluster, np.where(np.greater(plan.pp, 1), 2, 1)[()], stride * (plan.pp - 1) + (plan.pp == 1))
         sync = message(pair, kernels, "all_reduce", first * kernels.software.message_bytes)
-    return Parts(
-        every,
-        layers,
-        repeated,
-        embedding,
-        head,
-        tuple(weights.gathered(dense, routed) for dense, routed in held),
-        tuple(weights.reduced(dense, routed) for dense, routed in held),
-        (weights.gathered(first), weights.gathered(last)),
-        (weights.reduced(first), weights.reduced(last)),
-        _transfer(model, cluster, kernels, work, plan),
-        tuple(weights.updated(dense, routed) for dense, routed in held),
-        (weights.updated(first), weights.updated(last)),
-        sync,
-        Ports(cluster.link.bandwidth, 0.0 if cluster.nic is None else cluster.nic.bandwidth),
-    )
+    return {
+        "gather": tuple(weights.gathered(dense, routed) for dense, routed in held),
+        "reduce": tuple(weights.reduced(dense, routed) for dense, routed in held),
+        "gather_ends": (weights.gathered(first), weights.gathered(last)),
+        "reduce_ends": (weights.reduced(first), weights.reduced(last)),
+        "update": tuple(weights.updated(dense, routed) for dense, routed in held),
+        "update_ends": (weights.updated(first), weights.updated(last)),
+        "sync": sync,
+    }
 
 
 def message(group: Group, kernels: Kernels, kind: str, size: Any) -> Cost:
@@ -198,7 +211,7 @@ class _Weights:
         return Cost(time=away, memory_bytes=moved, sent={"host": moved})
 
 
-def _transfer(model: Transformer, cluster: Cluster, kernels: Kernels, work: Workload, plan: Plan) -> Cost:
+def transfer_of(model: Transformer, cluster: Cluster, kernels: Kernels, work: Workload, plan: Plan) -> Cost:
     """An activation sent to the next stage.
 
     Tensor-parallel ranks hold equal activations, so each sends a part and the receivers gather them
@@ -220,21 +233,32 @@ def _transfer(model: Transformer, cluster: Cluster, kernels: Kernels, work: Work
     return found if plan.sequence_parallel else found + message(groups.tp, kernels, "all_gather", size)
 
 
-def _passes(
+def passes_of(
     model: Transformer,
     cluster: Cluster,
     kernels: Kernels,
     work: Workload,
     plan: Plan,
     technique: TechniqueCall,
-    play: Play | None,
-) -> tuple[tuple[Passes, ...], tuple[Passes, ...], Passes, Passes]:
-    """Layers, recomputed layers, embedding and head; unlike ones only, then spread over the plans."""
+    play: Play | None = None,
+    known: dict[tuple[Any, ...], Any] | None = None,
+) -> dict[str, Any]:
+    """Layers, recomputed layers, embedding and head, by field of `Parts`.
+
+    Of many plans unlike ones are composed, and spread over the others.
+
+    Parameters
+    ----------
+    model, cluster, kernels, work, plan, technique, play
+        As of `parts_of`.
+    known : dict, optional
+        Of `Composer`: filled with what is composed, and asked before.
+    """
     groups = process_groups(cluster, plan)
     strides = (groups.tp.stride, groups.cp.stride, np.where(np.greater(plan.ep, 1), groups.ep.stride, 0))
     columns = (plan.tp, plan.cp, plan.ep, plan.etp, *strides, work.micro_batch)
     if all(np.ndim(column) == 0 for column in columns):
-        return _composed(model, cluster, kernels, work, plan, technique, play)
+        return _composed(model, cluster, kernels, work, plan, technique, play, known)
     rows = np.stack([np.asarray(column) for column in np.broadcast_arrays(*columns)], axis=-1)
     _, first, place = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     place = place.ravel()
@@ -244,14 +268,22 @@ def _passes(
 
     unlike = replace(plan, **{item.name: some(getattr(plan, item.name)) for item in fields(plan)})
     micro = np.broadcast_to(work.micro_batch, rows.shape[:1])[first]
-    found = _composed(model, cluster, kernels, replace(work, micro_batch=micro), unlike, technique, play)
+    found = _composed(model, cluster, kernels, replace(work, micro_batch=micro), unlike, technique, play, known)
 
-    def spread(passes: Passes) -> Passes:
-        costs = (passes.forward, passes.backward, passes.weight)
-        return Passes(*(cost.map(lambda number: np.broadcast_to(number, first.shape)[place]) for cost in costs))
+    def spread(number: Any) -> Any:
+        return np.broadcast_to(number, first.shape)[place] if np.ndim(number) else number
 
-    layers, repeated, embedding, head = found
-    return tuple(map(spread, layers)), tuple(map(spread, repeated)), spread(embedding), spread(head)
+    def all_spread(passes: Passes) -> Passes:
+        return Passes(*(cost.map(spread) for cost in (passes.forward, passes.backward, passes.weight)))
+
+    layers = tuple(map(all_spread, found["layers"]))
+    partly = found["repeated"] is not found["layers"]
+    return {
+        "layers": layers,
+        "repeated": tuple(map(all_spread, found["repeated"])) if partly else layers,
+        "embedding": all_spread(found["embedding"]),
+        "head": all_spread(found["head"]),
+    }
 
 
 def _composed(
@@ -262,9 +294,12 @@ def _composed(
     plan: Plan,
     technique: TechniqueCall,
     play: Play | None,
-) -> tuple[tuple[Passes, ...], tuple[Passes, ...], Passes, Passes]:
+    known: dict[tuple[Any, ...], Any] | None,
+) -> dict[str, Any]:
     tokens = Tokens(work.micro_batch, work.sequence_length / plan.cp, work.sequence_length)
-    composer = Composer(model, cluster, kernels, process_groups(cluster, plan), plan, tokens, technique, play)
+    shared: dict[tuple[Any, ...], Any] = {} if known is None else known
+    groups = shared.setdefault(("groups",), process_groups(cluster, plan))
+    composer = Composer(model, cluster, kernels, groups, plan, tokens, technique, play, shared)
     split = plan.schedule in SPLIT
     host = kernels.software.host_per_kernel
     partly = plan.recompute == "full" and plan.recompute_layers is not None
@@ -280,4 +315,5 @@ def _composed(
 
     layers = each("none" if partly else plan.recompute)
     repeated = each("full") if partly else layers
-    return layers, repeated, paced(composer.embedding()), paced(composer.head(split))
+    ends = {"embedding": paced(composer.embedding()), "head": paced(composer.head())}
+    return {"layers": layers, "repeated": repeated, **ends}

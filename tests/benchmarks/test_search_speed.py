@@ -1,5 +1,6 @@
 """Plans searched per second on one core, and the memory it takes, for GPT-3 175B on A100."""
 
+import time
 import tracemalloc
 
 import pytest
@@ -14,15 +15,18 @@ SCENARIO = {
     "cluster": {"preset": "dgx-a100", "nodes": 512},
     "workload": {"phase": "training", "sequence_length": 2048, "global_batch": 1536, "micro_batch": 1},
 }
-# Powers of two; every number of whole nodes; one number.
-DEVICES = {"64, 128, ..., 4096": (64, 4096), "1024": 1024}
+# Powers of two together; one number, where what plans share is a larger part of the work.
+DEVICES = {"64, 128, ..., 4096": (64, 4096), "1024": 1024, "64": 64}
+LEAST = 250_000  # plans per CPU-second, where others share the caches; alone it is three times as many
 
 
 @pytest.mark.benchmark(group="search")
 @pytest.mark.parametrize("devices", DEVICES)
 def test_plans_per_second(benchmark, devices):
     scenario = cl.Scenario.from_dict(SCENARIO)
+    begin = time.process_time()
     frame = benchmark.pedantic(cl.search, (scenario, DEVICES[devices]), rounds=3, warmup_rounds=1)
+    each = (time.process_time() - begin) / 4
     rate = frame.attrs["evaluated"] / benchmark.stats.stats.median
     benchmark.extra_info["plans_per_second"] = rate
     benchmark.extra_info["ratio_to_calculon"] = rate / CALCULON
@@ -30,7 +34,8 @@ def test_plans_per_second(benchmark, devices):
         f"search on {devices} A100: {frame.attrs['evaluated']:,} plans, {frame.attrs['fits']:,} fit, "
         f"{rate:,.0f} a second, {rate / CALCULON:,.0f} x Calculon's {CALCULON} a CPU-second"
     )
-    assert frame.attrs["evaluated"] > 1_000_000
+    assert frame.attrs["evaluated"] > 500_000
+    assert frame.attrs["evaluated"] / each > LEAST
 
 
 @pytest.mark.slow
