@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from ..hardware.errors import InputError
 
+STATE_BYTES = 4  # states of linear attention are kept and passed on in fp32 (Linear-MoE, its lasp2 code)
+
 
 @dataclass(frozen=True, slots=True)
 class Transformer:
@@ -73,6 +75,9 @@ class Transformer:
     windows : tuple of (int or None)
         Sliding-window length of each layer [tokens], None for full attention; empty when no layer
         has one.
+    linear_layers : tuple of bool
+        Which layers have linear attention: a state of head_dim x v_head_dim for every key/value head
+        instead of scores and a cache; empty when none has. Weights are those of the softmax projections.
     parallel_block : bool
         Attention and MLP read the same input side by side (PaLM, arXiv 2204.02311).
     dtype : str
@@ -117,12 +122,13 @@ class Transformer:
     expert_ffn: int = 0
     moe_layers: tuple[bool, ...] = ()
     windows: tuple[int | None, ...] = ()
+    linear_layers: tuple[bool, ...] = ()
     parallel_block: bool = False
     dtype: str = "bf16"
 
     def __post_init__(self) -> None:
         """Check the per-layer tuples."""
-        for key in ("moe_layers", "windows"):
+        for key in ("moe_layers", "windows", "linear_layers"):
             entries = len(getattr(self, key))
             if entries not in (0, self.layers):
                 raise InputError(
@@ -136,6 +142,14 @@ class Transformer:
     def window(self, layer: int) -> int | None:
         """Sliding-window length of `layer` [tokens], None for full attention."""
         return self.windows[layer] if self.windows else None
+
+    def is_linear(self, layer: int) -> bool:
+        """Whether the attention of `layer` (from 0) is linear."""
+        return bool(self.linear_layers) and self.linear_layers[layer]
+
+    def kind(self, layer: int) -> tuple[bool, int | None, bool]:
+        """What tells layers of unlike cost apart: mixture, window, linear attention."""
+        return self.is_moe(layer), self.window(layer), self.is_linear(layer)
 
     # -- parameters of one part -------------------------------------------------------------------
 
@@ -165,11 +179,11 @@ class Transformer:
 
     def mlp_parameters(self, layer: int) -> int:
         """MLP of `layer`: the dense one, or all routed and shared experts without the router."""
-        return self._mlp(self.experts) if self.is_moe(layer) else self._dense_mlp()
+        return self._mlp(self.experts) if self.is_moe(layer) else self.feed_forward_parameters(self.ffn)
 
     def active_mlp_parameters(self, layer: int) -> int:
         """Part of `mlp_parameters` that one token multiplies with."""
-        return self._mlp(self.experts_per_token) if self.is_moe(layer) else self._dense_mlp()
+        return self._mlp(self.experts_per_token) if self.is_moe(layer) else self.feed_forward_parameters(self.ffn)
 
     def router_parameters(self, layer: int) -> int:
         """Router of `layer`; 0 in a dense layer."""
@@ -239,8 +253,12 @@ class Transformer:
             return self.kv_lora_rank + self.qk_rope_head_dim
         return self.kv_heads * (self.head_dim + self.v_head_dim)
 
+    def state_values(self) -> int:
+        """Numbers one linear layer keeps for one sequence, however long."""
+        return self.kv_heads * self.head_dim * self.v_head_dim
+
     def kv_bytes_per_token(self, dtype_bytes: float = 2, layer: int | None = None) -> float:
-        """Cache of one token [B], in one layer or, by default, in all.
+        """Cache of one token [B], in one layer or, by default, in all; none where attention is linear.
 
         Parameters
         ----------
@@ -249,22 +267,25 @@ class Transformer:
         layer : int, optional
             Layer (from 0). A window does not change it: it bounds how many tokens are kept.
         """
-        return self.kv_values_per_token() * dtype_bytes * (self.layers if layer is None else 1)
+        which = range(self.layers) if layer is None else (layer,)
+        return self.kv_values_per_token() * dtype_bytes * sum(not self.is_linear(index) for index in which)
 
     def kv_cache_bytes(self, tokens: int, dtype_bytes: float = 2) -> float:
-        """Cache of one sequence of `tokens` tokens in all layers [B]; a window keeps its last."""
-        windows = self.windows or (None,) * self.layers
-        kept = sum(tokens if window is None else min(tokens, window) for window in windows)
-        return self.kv_values_per_token() * dtype_bytes * kept
+        """Cache of one sequence of `tokens` tokens in all layers [B]; a window keeps its last.
+
+        A linear layer keeps its state, in fp32.
+        """
+        found = 0.0
+        for layer in range(self.layers):
+            found += self.kv_bytes_per_token(dtype_bytes, layer) * min(tokens, self.window(layer) or tokens)
+            found += STATE_BYTES * self.state_values() * self.is_linear(layer)
+        return found
 
     # -- helpers ----------------------------------------------------------------------------------
 
     @staticmethod
     def _matrix(inputs: int, outputs: int, bias: bool) -> int:
         return inputs * outputs + (outputs if bias else 0)
-
-    def _dense_mlp(self) -> int:
-        return self.feed_forward_parameters(self.ffn)
 
     def _mlp(self, routed: int) -> int:
         return (routed + self.shared_experts) * self.expert_parameters()

@@ -6,6 +6,7 @@ per `model_type`. `shape` turns a checked configuration into the fields of `Tran
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,6 +30,7 @@ Dtype = Literal[
     "float8_e4m3fn", "float8_e5m2", "fp8",
 ]  # fmt: skip
 LayerType = Literal["full_attention", "sliding_attention"]
+MixedType = Literal["full_attention", "linear_attention"]
 
 
 class Decoder(BaseModel):
@@ -154,17 +156,46 @@ class Rotary(Decoder):
 
 
 class Llama(Rotary):
-    """Llama 1 to 3."""
+    """Llama 1 to 3, and the same with linear attention in some layers or all.
+
+    `layer_types` is written as transformers does for models of both kinds of attention, one name per layer,
+    or as a pattern of L (linear) and N (softmax) that repeats, as hybrids are described (LLLN).
+    """
 
     intermediate_size: Width = 11008
     max_position_embeddings: Tokens = 2048
     head_dim: HeadWidth | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
+    layer_types: list[MixedType] | str | None = None
+
+    @model_validator(mode="after")
+    def _one_type_per_layer(self) -> Llama:
+        types, layers = self.layer_types, self.num_hidden_layers
+        if not isinstance(types, str):
+            check_layer_types(types, layers)
+        elif not types or set(types) - set("LN"):
+            raise ValueError(f"layer_types {types[:40]!r} (legal: L for linear and N for softmax, as in LLLN)")
+        elif layers % len(types):
+            raise ValueError(
+                f"layer_types {types} of {len(types)} layers does not repeat to num_hidden_layers {layers} "
+                f"(legal: a length that divides {layers})"
+            )
+        return self
+
+    def _linear(self) -> tuple[bool, ...]:
+        """Which layers have linear attention; empty when none has."""
+        types = self.layer_types or ()
+        if isinstance(types, str):
+            linear = [kind == "L" for kind in types * (self.num_hidden_layers // len(types))]
+        else:
+            linear = [kind == "linear_attention" for kind in types]
+        return tuple(linear) if any(linear) else ()
 
     def shape(self) -> dict[str, Any]:
         """Fields of `Transformer` this family adds or changes."""
         return super().shape() | {
+            "linear_layers": self._linear(),
             "attention_bias": self.attention_bias,
             "attention_out_bias": self.attention_bias,
             "mlp_bias": self.mlp_bias,
@@ -218,7 +249,7 @@ class Qwen3(Rotary):
         }
 
 
-def check_layer_types(layer_types: list[LayerType] | None, layers: int) -> None:
+def check_layer_types(layer_types: Sequence[str] | None, layers: int) -> None:
     """Refuse a list of layer types that does not have one entry per layer."""
     if layer_types is not None and len(layer_types) != layers:
         raise ValueError(

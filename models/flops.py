@@ -10,7 +10,8 @@ def model_flops(model: Transformer, work: Workload) -> float:
     """FLOPs of the whole scenario over all devices, without recomputation.
 
     Two per active matrix parameter and token (embedding look-up excluded, output projection
-    included), plus attention: 2 (head_dim + v_head_dim) per head and pair of tokens, causal half.
+    included), plus attention: 2 (head_dim + v_head_dim) per head and pair of tokens, causal half; where it
+    is linear, 2 head_dim v_head_dim per token for every state it adds to and every query that reads one.
     Training counts three times the forward pass.
 
     Parameters
@@ -36,6 +37,9 @@ def model_flops(model: Transformer, work: Workload) -> float:
     for tokens, before in spans:
         total += 2.0 * weights * tokens
         for layer in range(model.layers):
+            if model.is_linear(layer):
+                total += 2.0 * (model.heads + model.kv_heads) * model.head_dim * model.v_head_dim * tokens
+                continue
             pairs = _pairs(tokens, before, model.window(layer))
             total += 2.0 * model.heads * (model.head_dim + model.v_head_dim) * pairs
     return work.global_batch * total * (3 if work.phase == "training" else 1)

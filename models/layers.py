@@ -94,7 +94,7 @@ class Layers(Gradients):
         if self.training:
             # Of the loss's traffic, two parts are the forward pass's and three the backward's.
             streams = self.kernels.software.loss_bytes / (1 + GRADIENT_STREAMS) / self.kernels.size
-            found += self.kernels.elementwise("loss", rows * width, rows, streams)
+            found += self.kernels.elementwise("loss", rows * width, rows, streams, exact=True)
         return tuple(found)
 
     # -- one half of a layer each ---------------------------------------------------------------
@@ -134,7 +134,7 @@ class Layers(Gradients):
             layer,
             tuple(kernels),
             summed,
-            self.kernels.elementwise("residual add", self._serial(elements), rows, 3),
+            self.kernels.elementwise("residual add", self._serial(elements), rows, 3, exact=True),
             gather_bytes=summed if self.division.sequence_parallel else 0.0,
         )
 
@@ -151,17 +151,25 @@ class Layers(Gradients):
             found += self._product("qkv projection", rows, width, model.hidden)
             if not self.training or model.family != "gpt2":
                 found += make.elementwise("rope + cache", rows * width, rows, 2)
-            found += self._attend(tokens, context, self.kv_heads, model.head_dim, model.v_head_dim)
+            linear = model.is_linear(layer)
+            found += self._attend(tokens, context, self.kv_heads, model.head_dim, model.v_head_dim, linear)
             value_dim = model.v_head_dim
         found += self._product("attention output", rows, model.hidden, self.heads * value_dim)
         return self._block("attention", layer, found, rows)
 
     def _attend(
-        self, tokens: Tokens, context: float, kv_heads: float, head_dim: float, value_dim: float
+        self,
+        tokens: Tokens,
+        context: float,
+        kv_heads: float,
+        head_dim: float,
+        value_dim: float,
+        linear: bool = False,
     ) -> tuple[Work, ...]:
-        """The attention core; where the sequence is divided, for a technique to arrange."""
-        if np.any(np.greater(self.division.cp, 1)):
-            return (Attend(tokens.batch, tokens.query, context, self.heads, kv_heads, head_dim, value_dim),)
+        """The attention core; where it is linear or the sequence is divided, for a technique to arrange."""
+        if linear or np.any(np.greater(self.division.cp, 1)):
+            shape = (tokens.batch, tokens.query, context, self.heads, kv_heads, head_dim, value_dim)
+            return (Attend(*shape, linear=linear),)
         return self.kernels.attention(
             tokens.batch, tokens.query, context, self.heads, kv_heads, head_dim, value_dim, True
         )

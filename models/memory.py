@@ -51,11 +51,7 @@ def _kv_cache(model: Transformer, work: Workload, plan: Plan, size: float) -> fl
     length = work.sequence_length + work.new_tokens
     sequences = work.global_batch / plan.dp
     share = 1.0 if model.attention == "mla" else -(-model.kv_heads // plan.tp) / model.kv_heads
-    total = 0.0
-    for layer in range(model.layers):
-        window = model.window(layer)
-        total += model.kv_bytes_per_token(size, layer) * (min(length, window) if window else length)
-    return float(sequences * total * share / plan.cp)
+    return float(sequences * model.kv_cache_bytes(length, size) * share / plan.cp)
 
 
 def _workspace(model: Transformer, work: Workload, plan: Plan, software: Software, rows: float) -> float:

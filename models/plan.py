@@ -28,6 +28,9 @@ class Workload:
         that of the matrix products, beside bf16.
     data_loading : float
         Seconds of every training step in which the devices wait for data.
+    host_step, host_token : float
+        Seconds the host takes for a training step, and for each of its tokens (masks, positions, loading on every
+        rank): a step takes at least that.
     """
 
     phase: str
@@ -37,6 +40,13 @@ class Workload:
     micro_batch: Any
     dtype: str = "bf16"
     data_loading: float = 0.0
+    host_step: float = 0.0
+    host_token: float = 0.0
+
+    @property
+    def host_floor(self) -> float:
+        """Least time of a training step, that of the host beside the devices [s]."""
+        return self.host_step + self.host_token * self.global_batch * self.sequence_length
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class Routed(Builder):
     def _message(self, source: int, target: int, amount: float, after: tuple[int, ...], stream: str) -> int:
         cost = communicator(self.cluster, 2, 1).shift(amount)
         route, latency = self.routes(source, target, 0)
-        protocol = self.cluster.link.profile.exchange_bulk
+        protocol = self.cluster.link.profile.bulk
         alone = amount / (self.cluster.link.bandwidth * protocol.efficiency)
         share = min(1.0, cost.channels / self.device.compute_units)
         demand: dict[str, float] = {name: amount for name in route}

@@ -195,6 +195,13 @@ def _plan(
         raise InputError(f"{where}.zero: {file.zero} with schedule dualpipe (legal: 0 or 1)")
     if file.vp > 1 and schedule != "interleaved":
         raise InputError(f"{where}.vp: {file.vp} with schedule {schedule} (legal: 1, or schedule interleaved)")
+    if file.recompute_layers is not None and file.recompute != "full":
+        raise InputError(
+            f"{where}.recompute_layers: {file.recompute_layers} with recompute {file.recompute} "
+            "(legal: none given, or recompute full)"
+        )
+    if group is not None and not file.zero:
+        raise InputError(f"{where}.shard_group: {group} with zero 0 (legal: none given, or zero 1 to 3)")
     plan = Plan(
         file.tp,
         file.pp,
@@ -262,4 +269,5 @@ def _workload(file: Any, plan: Plan, model: Transformer, cluster: Cluster, where
     if file.dtype not in cluster.device.peak_flops:
         legal = ", ".join(sorted(cluster.device.peak_flops))
         raise InputError(f"{where}: workload.dtype: {cluster.device.name} has no {file.dtype} rate (legal: {legal})")
-    return Workload(file.phase, length, file.new_tokens or 0, batch, micro, file.dtype, file.data_loading)
+    host = (file.data_loading, file.host_step, file.host_token)
+    return Workload(file.phase, length, file.new_tokens or 0, batch, micro, file.dtype, *host)

@@ -72,6 +72,8 @@ class WorkloadFile(Strict):
     global_batch: Length | None = Field(None, validation_alias=AliasChoices("global_batch", "batch", "batch_size"))
     micro_batch: Length | None = None
     data_loading: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    host_step: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    host_token: Annotated[float, Field(ge=0, le=1)] = 0.0
     dtype: Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"] = "bf16"
 
 

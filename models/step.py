@@ -58,7 +58,7 @@ def phases(scenario: Scenario, layers: Layers) -> tuple[Phase, ...]:
     every = range(layers.model.layers)
     if work.phase in ("prefill", "generate"):
         context = total if software.static_cache else work.sequence_length
-        tokens = Tokens(micro, work.sequence_length, context)
+        tokens = Tokens(micro, work.sequence_length / scenario.plan.cp, context)
         found.append(Phase("prefill", (forward_step("forward", layers, tokens, every, software.all_logits),), passes))
     steps = work.new_tokens - 1 if work.phase == "generate" else 1
     if work.phase in ("decode", "generate") and steps:
@@ -81,10 +81,10 @@ def forward_step(name: str, layers: Layers, tokens: Tokens, which: Iterable[int]
     every_token : bool
         Whether logits are computed for every token, or for the last of each sequence.
     """
-    seen: dict[tuple[bool, int | None], tuple[Block, ...]] = {}
+    seen: dict[tuple[bool, int | None, bool], tuple[Block, ...]] = {}
     blocks: list[Block] = []
     for layer in which:
-        kind = (layers.model.is_moe(layer), layers.model.window(layer))
+        kind = layers.model.kind(layer)
         if kind not in seen:
             seen[kind] = layers.forward(layer, tokens)
         blocks += [replace(block, layer=layer) for block in seen[kind]]

@@ -183,10 +183,8 @@ class FabricCosts:
 
     def shifted(self, size: Any, protocol: str, distance: int) -> Any:
         """Every rank sends `size` bytes to the one `distance` further round, all at once."""
-        inside = self.exchanging(protocol)[0]
-        return self._message(
-            size, protocol, self.cluster.link.bandwidth * inside.efficiency * self.shift_share(distance)
-        )
+        rate = self.cluster.link.bandwidth * self.inside(protocol).efficiency  # as between neighbours of a ring
+        return self._message(size, protocol, rate * self.shift_share(distance))
 
     def shift_share(self, distance: int) -> float:
         """Part of the link's bandwidth each rank of a node has while all send to the one `distance` further round."""

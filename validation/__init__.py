@@ -29,14 +29,27 @@ COLUMNS = [
 
 def families() -> dict[str, tuple[Callable[[], Iterator[Row]], ...]]:
     """What each family holds its predictions against."""
-    from . import c4, collectives, expert_exchange, flexsp, kernels, ladder, t3, tokenring, ulysses
+    from . import (
+        bytescale,
+        c4,
+        collectives,
+        expert_exchange,
+        flexsp,
+        kernels,
+        ladder,
+        lasp2,
+        longctx,
+        t3,
+        tokenring,
+        ulysses,
+    )
     from .training import rows as training
 
     return {
         "tensor_parallel": (ladder.rows, t3.rows),
         "network": (collectives.rows, expert_exchange.rows, c4.rows),
         "training": (training.rows,),
-        "sequence_parallel": (ulysses.rows, tokenring.rows, flexsp.rows),
+        "sequence_parallel": (longctx.rows, ulysses.rows, tokenring.rows, lasp2.rows, flexsp.rows, bytescale.rows),
         "kernels": (kernels.rows,),
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture import Transformer
+from ..architecture import STATE_BYTES, Transformer
 from ..kernels import DTYPE_BYTES, NARROW, larger
 from ..pipeline.orders import in_flight
 from ..plan import Plan, Workload
@@ -128,7 +128,10 @@ def layer_activations(model: Transformer, layer: int, work: Workload, plan: Plan
     found = found + serial * 2 * operand
     width = model.heads * (model.head_dim + model.v_head_dim) + model.kv_heads * (model.head_dim + model.v_head_dim)
     found = found + width / plan.tp * size  # queries, keys, values, and the output of attention
-    if software.attention != "flash" and plan.recompute != "selective":
+    kept: Any = 0.0
+    if model.is_linear(layer):
+        kept = work.micro_batch * STATE_BYTES * model.state_values() / plan.tp  # of the chunks before
+    elif software.attention != "flash" and plan.recompute != "selective":
         scores = model.heads / plan.tp * (work.sequence_length if model.window(layer) is None else model.window(layer))
         found = found + scores * (2 * size + mask)  # softmax, dropped-out probabilities, mask
     fan = 2 if model.gated else 1
@@ -141,7 +144,7 @@ def layer_activations(model: Transformer, layer: int, work: Workload, plan: Plan
         found = found + (routed + shared) * local
     else:
         found = found + model.ffn / plan.tp * (fan * size + operand)
-    return rows * found
+    return rows * found + kept
 
 
 def _activations(model: Transformer, work: Workload, plan: Plan, software: Software, row: Any) -> Any:

@@ -61,10 +61,12 @@ def estimated(scenario: Scenario, call: TechniqueCall, play: Play) -> Totals:
     """
     parts = training_parts(scenario, call, None if call.closed_form else play)
     timing = timing_of(scenario, parts)
-    time, waiting = float(timing.time), scenario.workload.data_loading
-    compute = min(float(timing.busiest.compute) * slowdown(scenario.stragglers, scenario.plan.devices), time - waiting)
+    slow = slowdown(scenario.stragglers, scenario.plan.devices)
+    time = float(timing.time)
+    waiting = time - float((timing.pipeline + timing.weights) * slow + timing.update)
+    compute = min(float(timing.busiest.compute) * slow, time - waiting)
     bubble = min(max(0.0, float(timing.bubble)), time - waiting - compute)
-    return _totals(scenario, parts, timing, time, compute, time - waiting - compute - bubble)
+    return _totals(scenario, parts, timing, time, compute, time - waiting - compute - bubble, waiting)
 
 
 def simulated(scenario: Scenario, call: TechniqueCall, play: Play) -> tuple[Totals, Trace]:
@@ -85,12 +87,11 @@ def simulated(scenario: Scenario, call: TechniqueCall, play: Play) -> tuple[Tota
     parts = training_parts(scenario, call, play)
     timing = timing_of(scenario, parts)
     trace = play(step_program(scenario, parts))
-    waiting = scenario.workload.data_loading
-    time = trace.makespan + waiting
+    time = max(trace.makespan + scenario.workload.data_loading, scenario.workload.host_floor)
     inside = max(0.0, float(timing.busiest.exposed))
     compute = max(0.0, trace.busy("compute") - inside)
     exposed = min(trace.exposed("communication") + inside, trace.makespan - compute)
-    return _totals(scenario, parts, timing, time, compute, exposed), trace
+    return _totals(scenario, parts, timing, time, compute, exposed, time - trace.makespan), trace
 
 
 def training_parts(scenario: Scenario, call: TechniqueCall, play: Play | None) -> Parts:
@@ -123,8 +124,10 @@ def step_program(scenario: Scenario, parts: Parts) -> Program:
     return pipeline_program(pipeline_of(scenario, parts), resources, f"{scenario.model.name} training")
 
 
-def _totals(scenario: Scenario, parts: Parts, timing: Timing, time: float, compute: float, exposed: float) -> Totals:
-    """Totals of a step, what it moves counted on the busiest stage."""
+def _totals(
+    scenario: Scenario, parts: Parts, timing: Timing, time: float, compute: float, exposed: float, waiting: float
+) -> Totals:
+    """Totals of a step, what it moves counted on the busiest stage; `waiting` is for data and the host."""
     plan, work = scenario.plan, scenario.workload
     counts = [*stage_table(scenario.model, plan).counts[0], 1.0]
     once = Cost()  # what is not sent with every micro-batch
@@ -134,7 +137,7 @@ def _totals(scenario: Scenario, parts: Parts, timing: Timing, time: float, compu
         once = once + added(counts, [*parts.gather, parts.gather_ends[0]])
     batches = work.global_batch // (plan.dp * work.micro_batch)
     total = timing.busiest + once + parts.transfer * (2.0 * batches * plan.vp if plan.pp > 1 else 0.0)
-    bubble = max(0.0, time - work.data_loading - compute - exposed)
+    bubble = max(0.0, time - waiting - compute - exposed)
     return Totals(
         time,
         compute,
@@ -142,5 +145,5 @@ def _totals(scenario: Scenario, parts: Parts, timing: Timing, time: float, compu
         exposed,
         float(total.memory_bytes),
         {kind: float(size) for kind, size in total.sent.items() if size},
-        {"compute": compute, "communication": exposed, "bubble": bubble, "data": work.data_loading},
+        {"compute": compute, "communication": exposed, "bubble": bubble, "data": waiting},
     )

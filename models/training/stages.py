@@ -31,10 +31,10 @@ class Kind:
 
 @lru_cache(maxsize=64)
 def kinds(model: Transformer) -> tuple[Kind, ...]:
-    """Kinds of layer of a model: dense or mixture, by attention window."""
-    seen: dict[tuple[bool, int | None], list[int]] = {}
+    """Kinds of layer of a model: dense or mixture, by attention."""
+    seen: dict[tuple[bool, int | None, bool], list[int]] = {}
     for layer in range(model.layers):
-        seen.setdefault((model.is_moe(layer), model.window(layer)), []).append(layer)
+        seen.setdefault(model.kind(layer), []).append(layer)
     found = []
     for layers in seen.values():
         members = np.zeros(model.layers, dtype=bool)

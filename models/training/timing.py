@@ -218,7 +218,7 @@ def step_timing(parts: Parts, plan: Plan, work: Workload, table: StageTable, lay
     first = added([*table.counts[0], 1.0, both], [*parts.update, *parts.update_ends])
     last = added([*table.counts[-1], both, 1.0], [*parts.update, *parts.update_ends])
     update = heaviest((first, last)) + parts.sync
-    time = (pipeline + weights) * slow + update.time + work.data_loading
+    time = np.maximum((pipeline + weights) * slow + update.time + work.data_loading, work.host_floor)
     return Timing(time, pipeline, pipeline - batches * busiest.time, weights, update.time, busiest * batches + update)
 
 

@@ -135,3 +135,18 @@ def test_a_tensor_parallel_mlp_moves_and_computes_what_its_block_says():
         (rows, 2 * ffn / tp, hidden),
         (rows, hidden, ffn / tp),
     ]
+
+
+def test_gradients_of_products_with_rows_out_of_step_are_out_of_step_too():
+    from dataclasses import replace
+
+    model = replace(load_model("gpt-3-175b"), head_dim=150, v_head_dim=150)
+    made = Layers(
+        model, Kernels(load_device("a100-80-sxm"), load_software("megatron-deepspeed"), "bf16", True), 8, True
+    )
+    attention = made.forward(0, Tokens(1, 2048, 2048))[0]
+    for found in (attention.kernels, made.backward(attention).kernels):
+        core = [kernel for kernel in found if kernel.core and kernel.shape]
+        assert len(core) >= 2
+        assert not any(kernel.aligned for kernel in core)
+        assert all(kernel.aligned for kernel in found if kernel.shape and not kernel.core)

@@ -8,6 +8,7 @@ value heads fewer than the ranks are sent to several of them. Every all-to-all i
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from ....hardware.errors import InputError
 from ...attention import whole
@@ -19,8 +20,10 @@ from .. import technique
 PACK = 2  # a message is read and written before it is sent, and again when it has come
 
 
-def all_to_alls(core: Attend, build: Builder, after: Handle, group: Group, widths: tuple[float, ...]) -> Handle:
-    """Tensors of a rank's tokens exchanged one after the other.
+def all_to_alls(
+    core: Attend, build: Builder, after: Handle, group: Group, widths: tuple[float, ...], packed: bool = False
+) -> Handle:
+    """Tensors of a rank's tokens exchanged one after the other, or all as one message.
 
     Parameters
     ----------
@@ -31,8 +34,9 @@ def all_to_alls(core: Attend, build: Builder, after: Handle, group: Group, width
     group : Group
     widths : tuple of float
         Elements of a token in each tensor.
+    packed : bool
     """
-    for width in widths:
+    for width in (sum(widths),) if packed else widths:
         size = core.batch * core.query * width * build.kernels.size
         after = build.compute(build.kernels.streamed("pack", PACK * size), after)
         after = build.collective(group.collective("all_to_all", size), after, "cp", group=group)
@@ -71,10 +75,19 @@ def widths(core: Attend, ranks: int) -> tuple[tuple[float, ...], tuple[float, ..
     paper="DeepSpeed-Ulysses, arXiv 2309.14509",
     needs="query heads that the ranks divide",
 )
-def ulysses(core: Attend, build: Builder, after: Handle) -> Handle:
-    """All-to-alls in, attention over all tokens of some heads, all-to-all out."""
+def ulysses(core: Attend, build: Builder, after: Handle, *, packed: Literal["no", "yes"] = "no") -> Handle:
+    """All-to-alls in, attention over all tokens of some heads, all-to-all out.
+
+    Parameters
+    ----------
+    core : Attend
+    build : Builder
+    after : Handle
+    packed : str
+        "yes" sends queries, keys and values as one message.
+    """
     ranks, group = build.cp_size, build.context
     inward, outward = widths(core, ranks)
-    after = all_to_alls(core, build, after, group, inward)
+    after = all_to_alls(core, build, after, group, inward, packed == "yes")
     after = build.compute(whole(by_heads(core, ranks), build.kernels), after)
-    return all_to_alls(core, build, after, group, outward)
+    return all_to_alls(core, build, after, group, outward, packed == "yes")

@@ -31,6 +31,7 @@ def usp(
     *,
     degree: int = 8,
     layout: Literal["zigzag", "striped", "contiguous"] = "zigzag",
+    packed: Literal["no", "yes"] = "no",
 ) -> Handle:
     """Exchange heads among neighbours, then a ring over the groups of neighbours.
 
@@ -43,6 +44,8 @@ def usp(
         Ranks that exchange heads; the ring has the others. As many as there are where there are fewer.
     layout : str
         Of the ring.
+    packed : str
+        "yes" exchanges queries, keys and values as one message.
     """
     group, ranks = build.context, build.cp_size
     inner = min(degree, ranks)
@@ -51,12 +54,12 @@ def usp(
             f"techniques: usp.degree: {degree} does not divide plan.cp {ranks} (legal: a degree that does)"
         )
     if core.linear:
-        return ulysses(core, build, after)
+        return ulysses(core, build, after, packed=packed)
     neighbours = Group(group.cluster, inner, group.stride)
     others = Group(group.cluster, ranks // inner, group.stride * inner)
     inward, outward = widths(core, inner)
     if inner > 1:
-        after = all_to_alls(core, build, after, neighbours, inward)
+        after = all_to_alls(core, build, after, neighbours, inward, packed == "yes")
     mine = replace(by_heads(core, inner), context=core.context)
     after = ring(mine, build, after, others, layout)
-    return all_to_alls(core, build, after, neighbours, outward) if inner > 1 else after
+    return all_to_alls(core, build, after, neighbours, outward, packed == "yes") if inner > 1 else after
