@@ -105,7 +105,9 @@ class Routed(Builder):
         cost = communicator(self.cluster, 2, 1).shift(amount)
         route, latency = self.routes(source, target, 0)
         protocol = self.cluster.link.profile.bulk
-        alone = amount / (self.cluster.link.bandwidth * protocol.efficiency)
+        # Where a way is narrower than the device's link, as between two devices of a mesh, its payload rate is too.
+        narrowest = min(self.program.resources[name].capacity for name in route)
+        alone = amount / (min(self.cluster.link.bandwidth, narrowest) * protocol.efficiency)
         share = min(1.0, cost.channels / self.device.compute_units)
         demand: dict[str, float] = {name: amount for name in route}
         for rank in (source, target):
