@@ -20,6 +20,7 @@ from .hardware.errors import InputError
 from .models import study
 from .models.scenario import Scenario
 from .network import calibrate, collective, topology
+from .sequences import plan_sequences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,7 @@ app.add_typer(catalog, name="list")
 app.add_typer(calibrate, name="calibrate")
 app.command()(collective)
 app.command()(topology)
+app.command()(plan_sequences)
 
 ScenarioPath = Annotated[Path, typer.Argument(help="Scenario file (YAML or JSON).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")]

@@ -22,6 +22,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.sequences.corpora import load_corpus
 from ..solvers.blaster import chunks
 from ..solvers.bucketing import Buckets, buckets, equal_widths
 from ..solvers.flexsp import plan_flexsp
@@ -94,7 +95,7 @@ class Study:
 
 def drawn(corpus: str, count: int, seed: int) -> NDArray[np.int64]:
     """Draw lengths from a shipped corpus."""
-    raise LookupError(f"lengths of {corpus}: no such corpus is shipped")
+    return load_corpus(corpus).sample(np.random.Generator(np.random.PCG64(seed)), count)
 
 
 def batches(draw: Draw, corpus: str, count: int) -> Iterator[NDArray[np.int64]]:
