@@ -11,6 +11,7 @@ from .kernels import QUANTISE, Kernel, Kernels
 
 # A streaming kernel's backward reads the outer gradient besides.
 GRADIENT_STREAMS = 1.5
+COPY = "copies around the exchange"
 ADJOINT = {
     "all_gather": "reduce_scatter",
     "reduce_scatter": "all_gather",
@@ -78,6 +79,8 @@ class Gradients:
                 found.append(replace(kernel, direction="backward"))
             elif isinstance(kernel, Exchange):
                 found.append(replace(kernel, kind=ADJOINT[kernel.kind], size=kernel.size * (1 + kernel.covered)))
+            elif kernel.name == COPY:
+                found.append(kernel)  # gathering and scattering change places
             elif kernel.name == QUANTISE:
                 continue  # an operand of the product after it, whose own gradients bring theirs
             elif kernel.shape is not None and kernel.core:
@@ -99,7 +102,9 @@ class Gradients:
     def _gradient(self, kernel: Kernel, of: str) -> Kernel:
         m, n, k = shape_of(kernel)
         shape = (m, k, n) if of == "input" else (k, n, m)
-        made = self.kernels.gemm(f"{kernel.name} {of} gradient", *shape, kernel.groups, wide=not kernel.narrow)
+        made = self.kernels.gemm(
+            f"{kernel.name} {of} gradient", *shape, kernel.groups, wide=not kernel.narrow, aligned=kernel.aligned
+        )
         return replace(made, core=kernel.core)
 
     def _weight_gradient(self, kernel: Kernel) -> list[Kernel]:
@@ -108,7 +113,7 @@ class Gradients:
         extra = self.kernels.software.accumulate_bytes
         if not extra:
             return [self._gradient(kernel, "weight")]
-        added = self.kernels.streamed("accumulate gradient", extra * kernel.groups * n * k)
+        added = self.kernels.streamed("accumulate gradient", extra * kernel.groups * n * k * self.kernels.passes)
         return [self._gradient(kernel, "weight"), *added]
 
 

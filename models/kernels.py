@@ -1,4 +1,4 @@
-"""Isolated kernel times: GEMM from tiles, waves and a roofline; elementwise; attention.
+"""Isolated kernels of a device and a software stack: products, elementwise kernels, attention.
 
 Every formula takes scalars or NumPy arrays, so that a single task of a program and a million
 plans at once are costed by the same lines. Times exclude the gap between two kernels (launch
@@ -12,20 +12,15 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..hardware import Device
 from .cache import staged_reads
+from .products import ALIGNMENT
+from .products import DTYPE_BYTES as DTYPE_BYTES
+from .products import gemm_time as gemm_time
+from .products import tiles as tiles
 from .software import Software
 
-DTYPE_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "fp4": 0.5}
-
-# Each halving of the output tile costs this share of the large-tile rate: a smaller tile re-reads
-# its operands from the cache more often. Fitted with the device efficiencies to the published GEMM
-# tables of two GPUs (`commlens validate --family kernels` reports the error).
-TILE_PENALTY = 0.18
-SPLIT_K = (1, 2, 4, 8, 16)
-K_STEP = 64
 # Share of the dense GEMM rate that a fused (flash) attention kernel reaches on long sequences:
 # FlashAttention-3 reports up to 740 of 989 TFLOP/s forward on H100 (arXiv 2407.08608).
 FLASH_EFFICIENCY = 0.7
@@ -57,6 +52,8 @@ class Kernel:
         Part of the attention core: between the projections, without weights.
     narrow : bool
         A product in a narrow format, where the activations are wider.
+    aligned : bool
+        Whether rows of a product's operands begin where matrix units can load them.
     """
 
     name: str
@@ -68,65 +65,7 @@ class Kernel:
     groups: float = 1
     core: bool = False
     narrow: bool = True
-
-
-def tiles(device: Device) -> list[tuple[int, int]]:
-    """Output tiles a GEMM library chooses from: the device's largest, then halved down to 64."""
-    m, n = device.gemm_tile
-    found = [(m, n)]
-    while max(m, n) > 64:
-        m, n = (m // 2, n) if m >= n else (m, n // 2)
-        found.append((m, n))
-    return found
-
-
-def gemm_time(
-    m: ArrayLike,
-    n: ArrayLike,
-    k: ArrayLike,
-    device: Device,
-    dtype: str = "bf16",
-    groups: ArrayLike = 1,
-    read_bytes: ArrayLike | None = None,
-    output_size: float | None = None,
-) -> Any:
-    """Time of ``groups`` independent (m x k) @ (k x n) products in one kernel [s].
-
-    The slower of arithmetic, in whole waves of output tiles over the compute units, and memory
-    traffic. The best of the device's tile sizes and split-K factors is taken, as a tuned library
-    does. Arguments may be arrays.
-
-    Parameters
-    ----------
-    m, n, k : float or array
-        Shape.
-    device : Device
-    dtype : str
-    groups : float or array
-        Products in one launch (experts, heads).
-    read_bytes : float or array, optional
-        Operand bytes read from memory [B]; default each operand once.
-    output_size : float, optional
-        Bytes of an output element; default those of `dtype`.
-    """
-    m, n, k, groups = (np.asarray(value, dtype=float) for value in (m, n, k, groups))
-    size = DTYPE_BYTES[dtype]
-    written = groups * (size if output_size is None else output_size) * m * n
-    peak, units = device.flops(dtype), device.compute_units
-    bandwidth = device.memory_bandwidth * device.memory_efficiency
-    reads = groups * size * (m * k + k * n) if read_bytes is None else np.asarray(read_bytes, dtype=float)
-    best: Any = np.inf
-    for step, (tile_m, tile_n) in enumerate(tiles(device)):
-        rate = peak * device.gemm_efficiency * (1 - TILE_PENALTY) ** step
-        for split in SPLIT_K:
-            count = groups * np.ceil(m / tile_m) * np.ceil(n / tile_n) * split
-            depth = np.ceil(k / split / K_STEP) * K_STEP if split > 1 else k
-            arithmetic = np.ceil(count / units) * units * 2 * tile_m * tile_n * depth / rate
-            # A split product writes and re-reads its fp32 partial sums.
-            partial = 8 * groups * m * n * split if split > 1 else 0
-            traffic = (reads + written + partial) / bandwidth
-            best = np.minimum(best, np.maximum(arithmetic, traffic))
-    return best
+    aligned: bool = True
 
 
 def larger(a: Any, b: Any) -> Any:
@@ -169,6 +108,7 @@ class Kernels:
         groups: float = 1,
         cached_output: bool = True,
         wide: bool = False,
+        aligned: bool = True,
     ) -> Kernel:
         """(m x k) @ (k x n), `groups` times in one launch.
 
@@ -181,20 +121,22 @@ class Kernels:
             False where stores go past the cache.
         wide : bool
             In the format of the activations, not in a narrow one.
+        aligned : bool
+            See `products.gemm_time`.
         """
         dtype = self.wide if wide else self.dtype
         size = DTYPE_BYTES[dtype]
         work = 2.0 * groups * m * n * k
+        traits = {"narrow": not wide, "aligned": aligned}
         if any(isinstance(value, np.ndarray) for value in (m, n, k, groups)):
             # Of many shapes at once each operand is counted once: what is read again from beyond the
             # cache slows no product of a size that fills the device.
             reads = size * groups * (m * k + k * n)
-            times = gemm_time(m, n, k, self.device, dtype, groups, reads, self.size)
+            times = gemm_time(m, n, k, self.device, dtype, groups, reads, self.size, aligned)
             times = times / np.where(np.greater(groups, 1) & (not wide), self.grouped, 1.0)
-            return Kernel(
-                name, work, reads + self.size * groups * m * n, times, self.overhead, (m, n, k), groups, narrow=not wide
-            )
-        key = (m, n, k, groups, cached_output, wide)
+            traffic = reads + self.size * groups * m * n
+            return Kernel(name, work, traffic, times, self.overhead, (m, n, k), groups, **traits)
+        key = (m, n, k, groups, cached_output, wide, aligned)
         if key not in self._gemms:
             if groups == 1:
                 reads = staged_reads(
@@ -209,11 +151,11 @@ class Kernels:
                 )
             else:
                 reads = size * groups * (m * k + k * n)
-            time = float(gemm_time(m, n, k, self.device, dtype, groups, reads, self.size))
+            time = float(gemm_time(m, n, k, self.device, dtype, groups, reads, self.size, aligned))
             time = time / self.grouped if groups > 1 and not wide else time
             self._gemms[key] = reads + self.size * groups * m * n, time
         traffic, time = self._gemms[key]
-        return Kernel(name, work, traffic, time, self.overhead, (m, n, k), groups, narrow=not wide)
+        return Kernel(name, work, traffic, time, self.overhead, (m, n, k), groups, **traits)
 
     def uncached_gemm(self, gemm: Kernel) -> Kernel:
         """The same product with its output stored past the cache; `memory_bytes` are its reads only."""
@@ -222,19 +164,21 @@ class Kernels:
         found = self.gemm(gemm.name, m, n, k, gemm.groups, cached_output=False)
         return replace(found, memory_bytes=found.memory_bytes - self.size * gemm.groups * m * n)
 
-    def elementwise(self, name: str, elements: float, rows: float, streams: float) -> tuple[Kernel, ...]:
+    def elementwise(
+        self, name: str, elements: float, rows: float, streams: float, exact: bool = False
+    ) -> tuple[Kernel, ...]:
         """Kernel that reads or writes `streams` tensors of `elements`; none where it is fused away.
 
         With a single row the GEMMs around it are matrix-vector products, which a compiler turns
-        into generated kernels that absorb their elementwise neighbours.
+        into generated kernels that absorb their elementwise neighbours. `exact` is for a single operator,
+        which moves what is counted in every stack; others take the stack's `passes`.
         """
         if self.software.fuses_single_row and np.all(np.equal(rows, 1)):
             return ()
-        return self.streamed(name, streams * elements * self.size)
+        return self.streamed(name, streams * elements * self.size * (1.0 if exact else self.passes))
 
     def streamed(self, name: str, traffic: float) -> tuple[Kernel, ...]:
-        """Kernel that moves `traffic` bytes through memory and computes next to nothing."""
-        traffic = traffic * self.passes
+        """Kernel that moves `traffic` bytes through memory, no more and no less, and computes next to nothing."""
         return (Kernel(name, 0.0, traffic, traffic / self.bandwidth, self.overhead),)
 
     def quantise(self, elements: float) -> tuple[Kernel, ...]:
@@ -289,11 +233,12 @@ class Kernels:
         masked half computed too.
         """
         scores, count = batch * heads * query * context, batch * heads
-        found = [self.gemm("attention scores", query, context, head_dim, count, wide=True)]
+        whole = head_dim * self.size % ALIGNMENT == 0 == value_dim * self.size % ALIGNMENT
+        found = [self.gemm("attention scores", query, context, head_dim, count, wide=True, aligned=whole)]
         found += self.elementwise("attention softmax", scores, 2, 2)
         if self.software.dropout:
             found += self.elementwise("attention dropout", scores, 2, 2.5)  # and a mask of one byte
-        found.append(self.gemm("attention values", query, value_dim, context, count, wide=True))
+        found.append(self.gemm("attention values", query, value_dim, context, count, wide=True, aligned=whole))
         return tuple(replace(kernel, core=True) for kernel in found)
 
     def _math_attention(

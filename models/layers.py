@@ -14,7 +14,7 @@ import numpy as np
 
 from .architecture import Transformer
 from .blocks import Attend, Block, Exchange, Tokens, Work
-from .gradients import GRADIENT_STREAMS, Gradients, shape_of
+from .gradients import COPY, GRADIENT_STREAMS, Gradients, shape_of
 from .kernels import Kernel, Kernels, larger
 from .plan import Division
 
@@ -129,6 +129,9 @@ class Layers(Gradients):
     def _block(self, name: str, layer: int, kernels: list[Work], rows: float, divided: Any = True) -> Block:
         elements = rows * self.model.hidden
         summed: Any = np.where(divided, self._reduced(elements), 0.0)[()]
+        if self.training and self.division.sequence_parallel and self.kernels.software.gather_copies:
+            # One copy puts gathered parts in place, one puts partial sums in the order of their receivers.
+            kernels = [*kernels[:-1], *self.kernels.streamed(COPY, 4 * summed), kernels[-1]]
         return Block(
             name,
             layer,

@@ -40,6 +40,7 @@ class SoftwareFile(Strict):
     fuses_residual: bool = True
     dropout: bool = False
     quantise_bytes: Bytes = 4.0
+    gather_copies: bool = False
     accumulate_bytes: Bytes = 0.0
     gradient_bytes: Bytes = 4.0
     message_bytes: Bytes = 4.0

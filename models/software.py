@@ -58,6 +58,9 @@ class Software:
         Whether attention probabilities and block outputs are dropped out in training.
     quantise_bytes : float
         Memory traffic per element of turning an operand of a product into a narrow format [B].
+    gather_copies : bool
+        Whether what sequence parallelism gathers and scatters is copied once more, the sequence not being the
+        outermost dimension of an activation.
     accumulate_bytes : float
         Memory traffic per parameter and micro-batch of adding a gradient to the sum of those before, in
         kernels of its own [B]; 0 where the products add.
@@ -111,6 +114,7 @@ class Software:
     fuses_residual: bool = True
     dropout: bool = False
     quantise_bytes: float = 4.0
+    gather_copies: bool = False
     accumulate_bytes: float = 0.0
     gradient_bytes: float = 4.0
     message_bytes: float = 4.0

@@ -1,7 +1,8 @@
 """Fit what a software stack's allocator holds over what is live, to every third row that reports memory.
 
 The one number, `fragmentation`, is the median of (reported - reserve) / live over the calibration rows of
-a profile. Run as a script it prints it and the error on all other rows; ``--write`` stores it.
+a profile, or of profiles that share an allocator. Run as a script it prints it and the error on all other
+rows; ``--write`` stores it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from .fit_training import ROOT
 from .training.case import Case
 from .training.rows import parsed
 from .training.tables import cases, is_calibration
+
+# Releases and modes of one project: what its allocator holds is one number.
+TOGETHER = {"torchtitan-eager": "torchtitan-compile", "torchtitan-2025": "torchtitan-compile"}
 
 
 def read() -> dict[str, list[tuple[Case, Scenario]]]:
@@ -42,8 +46,12 @@ def fragmentation(rows: list[tuple[Case, Scenario]]) -> float:
 
 def main() -> None:
     """Fit, report, and with --write store."""
-    for name, rows in read().items():
-        factor = fragmentation(rows)
+    found = read()
+    families: dict[str, list[tuple[Case, Scenario]]] = {}
+    for name, rows in found.items():
+        families.setdefault(TOGETHER.get(name, name), []).extend(rows)
+    for name, rows in found.items():
+        factor = fragmentation(families[TOGETHER.get(name, name)])
         print(f"{name:20s} fragmentation {factor:.3g}")
         for split in (True, False):
             mine = [

@@ -112,3 +112,30 @@ def test_elementwise_kernels_vanish_for_a_single_row_only_where_the_stack_fuses(
     assert len(fusing.elementwise("norm", 2 * 8192, 2, 4)) == 1
     (kernel,) = plain.elementwise("norm", 8192, 1, 4)
     assert kernel.memory_bytes == 4 * 8192 * 2
+
+
+def test_rows_that_matrix_units_cannot_load_run_on_the_ordinary_ones():
+    a100 = load_device("a100-80-sxm")
+    kernels = Kernels(a100, load_software("megatron-deepspeed"), "bf16", training=True)
+
+    def products(width):
+        found = kernels.attention(2, 2048, 2048, 12, 12, width, width, True)
+        return [kernel for kernel in found if kernel.shape]
+
+    assert all(kernel.aligned for kernel in products(144))
+    for kernel in products(150):  # 300 bytes a row: not whole vectors of 16
+        assert not kernel.aligned
+        assert kernel.time >= kernel.flops / a100.flops("fp32")
+    slower = sum(k.time for k in products(150)) / sum(k.time for k in products(152))
+    assert 5 < slower < a100.flops("bf16") / a100.flops("fp32") * 1.1
+
+
+def test_a_stack_adds_passes_to_what_it_does_not_fuse_and_to_nothing_counted_as_it_runs(h100):
+    software = load_software({"preset": "megatron-core", "passes": 3.0})
+    kernels = Kernels(h100, software, "bf16", training=True)
+    (norm,), (add,) = kernels.elementwise("norm", 1e6, 2, 2), kernels.elementwise("add", 1e6, 2, 3, exact=True)
+    assert norm.memory_bytes == 3 * 2 * 2e6
+    assert add.memory_bytes == 3 * 2e6
+    assert kernels.streamed("copy", 5e6)[0].memory_bytes == 5e6
+    (inference,) = Kernels(h100, software, "bf16").elementwise("norm", 1e6, 2, 2)
+    assert inference.memory_bytes == 2 * 2e6

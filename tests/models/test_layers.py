@@ -150,3 +150,26 @@ def test_gradients_of_products_with_rows_out_of_step_are_out_of_step_too():
         assert len(core) >= 2
         assert not any(kernel.aligned for kernel in core)
         assert all(kernel.aligned for kernel in found if kernel.shape and not kernel.core)
+
+
+def test_a_sequence_that_is_not_outermost_is_copied_around_its_exchanges():
+    from commlens.models.plan import Division
+
+    device, tokens = load_device("h100-sxm"), Tokens(2, 1024, 1024)
+
+    def traffic(copies, sequence_parallel):
+        software = load_software({"preset": "torchtitan-2025", "gather_copies": copies})
+        kernels = Kernels(device, software, "bf16", training=True)
+        made = Layers(
+            load_model("llama-3.1-8b"), kernels, Division(4, etp=4, sequence_parallel=sequence_parallel), training=True
+        )
+        block = made.forward(0, tokens)[1]
+        return [
+            sum(k.memory_bytes for k in found.kernels if k.shape is None and hasattr(k, "memory_bytes"))
+            for found in (block, made.backward(block))
+        ]
+
+    copied = 4 * tokens.rows * 4096 * 2  # gathered and scattered, each read and written
+    plain, more = traffic(False, True), traffic(True, True)
+    assert [b - a for a, b in zip(plain, more, strict=True)] == pytest.approx([copied, copied])
+    assert traffic(True, False) == traffic(False, False)
