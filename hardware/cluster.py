@@ -113,6 +113,8 @@ class Cluster:
         source, target = ((a[:, None] * stride + np.arange(stride)).ravel() for a in (source, target))
         here = (source < inside.ranks) & (target < inside.ranks)
         source, target = source[here], target[here]
+        if not len(source):  # no two of a group in one node
+            return 1.0
         load = inside.loads(inside.paths(source, target), amount)
         return min(1.0, 1.0 / float((load * self.link.bandwidth / inside.capacity).max()))
 

@@ -89,9 +89,10 @@ def parts(layout: str, ranks: int, step: int) -> tuple[tuple[Part, ...], ...]:
 def merge(core: Attend, kernels: Kernels, part: float) -> tuple[Kernel, ...]:
     """A block's output added to the running one, weighed by their log-sum-exps, for a part of a rank's tokens.
 
-    The running output is fp32, read and written.
+    The running output is fp32, read and written; backward it is the queries' gradient.
     """
-    elements = core.batch * core.query * core.heads * core.value_dim * part
+    width = core.value_dim if core.direction == "forward" else core.head_dim
+    elements = core.batch * core.query * core.heads * width * part
     return kernels.streamed("merge", elements * (2 * 4.0 + kernels.size)) if part else ()
 
 

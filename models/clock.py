@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -26,6 +28,8 @@ from .training.cost import Cost
 
 # Collectives that may still be under way beside the next kernel: chunks of one block at most.
 REMEMBERED = 16
+# What attention of single plans costs, by the kernels it was worked out for.
+_KNOWN: WeakKeyDictionary[Kernels, dict[Any, Cost]] = WeakKeyDictionary()
 
 
 class Clock(Builder):
@@ -115,10 +119,16 @@ class Clock(Builder):
         return self._piece(Cost(**fields, sent=sent), after)
 
     def _alone(self, core: Attend, row: list[float]) -> Cost:
-        """Attention of one plan, from its numbers."""
-        *shape, size, stride = row
-        names = ("batch", "query", "context", "heads", "kv_heads")
-        mine = replace(core, **dict(zip(names, shape, strict=True)))
+        """Attention of one plan, from its numbers; worked out once."""
+        batch, query, context, heads, kv_heads, size, stride = row
+        mine = replace(core, batch=batch, query=query, context=context, heads=heads, kv_heads=kv_heads)
+        known = _KNOWN.setdefault(self.kernels, {})
+        key = (self.cluster, _named(self.scheme), mine, size, stride)
+        if key not in known:
+            known[key] = self._worked_out(mine, size, stride)
+        return known[key]
+
+    def _worked_out(self, mine: Attend, size: float, stride: float) -> Cost:
         assert self.groups is not None
         clock = Clock(self.cluster, self.kernels, replace(self.groups, cp=Group(self.cluster, int(size), int(stride))))
         if size == 1:
@@ -186,6 +196,11 @@ class Clock(Builder):
         self.launches = self.launches + np.where(moves, 1, 0)
         self.sent[cost.kind] = self.sent.get(cost.kind, 0.0) + cost.sent_bytes
         return (np.where(moves, end, _instant(after)),)
+
+
+def _named(scheme: Any) -> Any:
+    """A scheme with its options as something to look up by; `TechniqueCall.emit` binds them anew every time."""
+    return (scheme.func, tuple(sorted(scheme.keywords.items()))) if isinstance(scheme, partial) else scheme
 
 
 def _instant(handle: Handle) -> Any:

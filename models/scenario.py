@@ -258,6 +258,8 @@ def _workload(file: Any, plan: Plan, model: Transformer, cluster: Cluster, where
             )
         if file.new_tokens is not None:
             raise InputError(f"{where}: workload.new_tokens: belongs to phase generate, not {file.phase}")
+    if length < plan.cp:
+        raise InputError(f"{where}: plan.cp: {plan.cp} ranks for {length} tokens (legal: up to one a token, {length})")
     batch = file.global_batch or plan.dp * (file.micro_batch or 1)
     if batch % plan.dp:
         raise InputError(f"{where}: workload.global_batch: {batch} is not a multiple of plan.dp = {plan.dp}")

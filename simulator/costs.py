@@ -193,7 +193,12 @@ class FabricCosts:
             return 1.0
         if distance not in self._shifts:
             inside, ranks = cluster.node_topology(), np.arange(n)
-            paths = inside.paths(ranks * self.stride, (ranks + distance) % n * self.stride)
+            # Groups that start at the ranks between send at the same time; the last of them may have fewer here.
+            begin, end = (
+                (a[:, None] * self.stride + np.arange(self.stride)).ravel() for a in (ranks, (ranks + distance) % n)
+            )
+            here = (begin < inside.ranks) & (end < inside.ranks)
+            paths = inside.paths(begin[here], end[here])
             worst = float((inside.loads(paths) * cluster.link.bandwidth / inside.capacity).max(initial=1.0))
             self._shifts[distance] = 1.0 / worst
         return self._shifts[distance]

@@ -18,7 +18,7 @@ from zlib import crc32
 
 import yaml
 
-from ..hardware import Cluster, load_cluster
+from ..hardware import Cluster, load_cluster, load_device
 from ..models.attention import whole
 from ..models.blocks import Attend
 from ..models.clock import Clock
@@ -89,6 +89,7 @@ class Case:
     source: str
     group: tuple[str, ...]
     reason: str = ""
+    note: str = ""
 
 
 def cases() -> Iterator[Case]:
@@ -115,9 +116,9 @@ def case(row: Mapping[str, str]) -> Case:
     if not pcie and device != "a100-80-sxm":
         fabric = f"{row['gpu']} NVLink"
     variant, degree = row["ring_variant"], int(row["ulysses_degree"])
-    width = float(row["head_dim"])
+    width, note = float(row["head_dim"]), ""
     if row["impl"].startswith("yunchang") and (row["heads"], row["head_dim"]) == ("32", "32"):
-        width = WIDER
+        width, note = WIDER, f", heads taken {WIDER:g} wide (table: {row['head_dim']})"
     core = Attend(
         float(row["batch"]),
         tokens / ranks,
@@ -129,13 +130,14 @@ def case(row: Mapping[str, str]) -> Case:
         causal=row["causal"] == "yes",
     )
     packed = "yes" if row["packing"] == "qkvpacked" else "no"
-    technique: dict[str, object] | None = {"name": "usp", "degree": degree, "packed": packed}
+    usp: dict[str, object] = {"name": "usp", "degree": degree, "packed": packed}
+    technique: dict[str, object] | None = usp
     if variant.startswith("ideal"):
         technique = None
     elif "all-gather" in variant:
         technique = {"name": "gathered_kv"}
     elif variant in LAYOUTS:
-        technique["layout"] = LAYOUTS[variant]
+        usp["layout"] = LAYOUTS[variant]
     # What is compared: grids of one layout, or the variants of a ring.
     shape = (
         row["gpu"],
@@ -155,6 +157,7 @@ def case(row: Mapping[str, str]) -> Case:
         row["source"],
         (*shape, row["packing"], row["pass"], asked),
         VARLEN if "varlen" in row["impl"] else "" if device else f"no preset of {row['gpu']}",
+        note,
     )
 
 
@@ -244,7 +247,7 @@ def rows() -> Iterator[Row]:
             FAMILY,
             TECHNIQUE,
             item.name,
-            " ".join(item.group) + f" {item.technique or 'one device'}",
+            " ".join(item.group) + f" {item.technique or 'one device'}{item.note}",
             f"time, {item.fabric}",
             item.time,
             time,
@@ -282,4 +285,4 @@ def _ideal(item: Case) -> float | None:
         return None
     flops = 2.0 * item.core.batch * item.core.heads * item.core.context**2 * item.core.head_dim * 2
     flops *= (0.5 if item.core.causal else 1.0) * (3.5 if item.backward else 1.0)
-    return flops / item.ranks / (0.5 * load_cluster("dgx-a100").device.flops("bf16"))
+    return flops / item.ranks / (0.5 * load_device(item.device).flops("bf16"))

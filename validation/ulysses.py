@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
+from typing import Any
 
 from ..models.predict import estimate
 from ..models.scenario import Scenario
@@ -50,7 +51,7 @@ def best(system: str, model: str, devices: int, length: int) -> float | None:
     for degree, micro, recompute in product(degrees, (1, 2, 4, 8), ("none", "selective", "full")):
         if micro * length > 2**20:
             continue
-        data = {
+        data: dict[str, Any] = {
             "model": {"model_type": "gpt2", "vocab_size": 50257, "n_positions": length, **SHAPES[model]},
             "cluster": {"preset": "dgx-a100", "device": "a100-40-sxm", "nodes": -(-devices // 8)},
             "workload": {

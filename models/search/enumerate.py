@@ -7,15 +7,21 @@ replicas, a schedule where there is a pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
 from ..pipeline.orders import legal
 
 Columns = dict[str, np.ndarray]
+
+
+def always(heads: Any, cp: Any) -> bool:
+    """Sequences are divided without regard to heads."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,9 @@ class Space:
         Numbers of devices, each used up exactly.
     heads, layers, experts, global_batch : int
         Of the scenario; 0 experts where there are none.
+    shares : callable
+        ``shares(heads, cp)``: where that many ranks can divide sequences of that many heads, as the scenario's
+        technique does it.
     """
 
     degrees: Mapping[str, tuple[int, ...]]
@@ -56,6 +65,7 @@ class Space:
     layers: int
     experts: int
     global_batch: int
+    shares: Callable[[Any, Any], Any] = always
 
     @property
     def unpiped(self) -> str | None:
@@ -73,7 +83,7 @@ def layouts(space: Space) -> Columns:
         rows = chosen(rows, rows["devices"] <= max(space.devices))
     whole = np.isin(rows["devices"], space.devices)
     whole &= (space.global_batch % rows["dp"] == 0) & (space.heads % rows["tp"] == 0) & (rows["pp"] <= space.layers)
-    return chosen(rows, whole)
+    return chosen(rows, whole & space.shares(space.heads // rows["tp"], rows["cp"]))
 
 
 def rows_of(space: Space, layout: Columns) -> Columns:

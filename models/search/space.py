@@ -10,6 +10,7 @@ from ...hardware.errors import InputError
 from ...hardware.files import check
 from ...hardware.units import parse_size
 from ..pipeline.orders import SCHEDULES
+from ..predict import technique_of
 from ..schemas import PlanFile, WorkloadFile
 from .enumerate import Choice, Space, choices_of
 
@@ -104,7 +105,16 @@ def space_of(scenario: Scenario, devices: tuple[int, ...], asked: Mapping[str, A
     values["etp"] = values["etp"] or tuple({1, *values["tp"]})
     choices = choices_of({field.name: values[field.name] for field in fields(Choice)})
     degrees = {key: some for key, some in values.items() if key not in Choice.__dataclass_fields__}
-    return Space(degrees, choices, devices, model.heads, model.layers, model.experts or 0, work.global_batch)
+    return Space(
+        degrees,
+        choices,
+        devices,
+        model.heads,
+        model.layers,
+        model.experts or 0,
+        work.global_batch,
+        technique_of(scenario).shares,
+    )
 
 
 def divisors(number: int, most: int) -> tuple[int, ...]:

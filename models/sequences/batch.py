@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +54,10 @@ class Batch:
     def __len__(self) -> int:
         """Return the number of sequences."""
         return len(self.lengths)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The lengths, for planners and NumPy."""
+        return np.array(self.lengths, dtype=dtype) if copy else np.asarray(self.lengths, dtype=dtype)
 
     @property
     def tokens(self) -> int:

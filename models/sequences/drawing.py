@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .report import SequenceReport
 
 _MOST = 20_000  # rectangles of single sequences; with more a share is one, of its longest
+_OUTLINED = 500  # groups that are set off from each other
 _IDLE = "0.93"
 
 
@@ -35,21 +36,22 @@ def draw_plan(found: SequenceReport, ax: Axes | None = None) -> Axes:
         ax = Figure(figsize=(9, 4.5), layout="constrained").add_subplot()
     lengths = found.batch.lengths.astype(float)
     single = sum(len(share.sequences) for share in found.laid.shares) <= _MOST
-    corners, colours = [], []
+    corners, colours, outlines = [], [], []
     for share, (begin, end) in zip(found.laid.shares, found.spans(), strict=True):
         mine = np.sort(lengths[list(share.sequences)])[::-1]
         if not single:
             mine = mine[:1]
         edges = begin + (end - begin) * np.append(0.0, np.cumsum(mine) / mine.sum())
         for low, high in _runs(np.asarray(share.ranks)):
+            outlines.append(_corners(begin, end, low, high))
             for left, right, length in zip(edges[:-1], edges[1:], mine, strict=True):
-                corners.append([(left, low), (right, low), (right, high), (left, high)])
+                corners.append(_corners(left, right, low, high))
                 colours.append(length)
     norm = LogNorm(max(1.0, lengths.min()), max(lengths.max(), lengths.min() * 1.01))
-    many = len(corners) > 2000
-    drawn = PolyCollection(corners, array=np.array(colours), norm=norm, cmap="viridis_r",
-                           edgecolors="face" if many else "white", linewidths=0.0 if many else 0.3)  # fmt: skip
+    drawn = PolyCollection(corners, array=np.array(colours), norm=norm, cmap="viridis_r", edgecolors="face", lw=0.1)
     ax.add_collection(drawn)
+    if len(outlines) <= _OUTLINED:
+        ax.add_collection(PolyCollection(outlines, facecolors="none", edgecolors="white", linewidths=0.5))
     ax.set_facecolor(_IDLE)
     ax.set_xlim(0, found.time_s)
     ax.set_ylim(found.plan.ranks, 0)
@@ -59,6 +61,10 @@ def draw_plan(found: SequenceReport, ax: Axes | None = None) -> Axes:
     figure: Any = ax.figure
     figure.colorbar(drawn, ax=ax, label="sequence length [tokens]")
     return ax
+
+
+def _corners(left: float, right: float, low: int, high: int) -> list[tuple[float, float]]:
+    return [(left, low), (right, low), (right, high), (left, high)]
 
 
 def _runs(ranks: np.ndarray) -> list[tuple[int, int]]:

@@ -94,14 +94,21 @@ class Ports:
             self.link = devices * cluster.link.bandwidth * cluster.share(devices, everyone=True)
             self.nic = devices * cluster.nic.bandwidth if cluster.nic is not None and cluster.nodes > 1 else 0.0
 
-    def nodes(self, ranks: Sequence[int]) -> dict[int, int]:
-        """Devices of a group in each node it shares with others, and in one of those it has alone."""
+    def nodes(self, ranks: Sequence[int], first: int = 0) -> dict[int, int]:
+        """Devices of a group in each node it shares with others, and in one of those it has alone.
+
+        Parameters
+        ----------
+        ranks : sequence of int
+        first : int
+            Where they are counted from, as of a pipeline stage.
+        """
         if self.cluster is None:
             return {}
         each = self.cluster.devices_per_node
         if self.tp >= each:
-            return {int(ranks[0]) * self.tp // each: each}
-        per = np.asarray(ranks, dtype=np.int64) * self.tp // each
+            return {(first + int(ranks[0])) * self.tp // each: each}
+        per = (first + np.asarray(ranks, dtype=np.int64)) * self.tp // each
         which, count = np.unique(per, return_counts=True)
         whole = count * self.tp == each
         found = {int(n): int(c) * self.tp for n, c in zip(which[~whole], count[~whole], strict=True)}
@@ -155,8 +162,10 @@ def lay(
     for number, micro_batch in enumerate(plan.micro_batches):
         groups = []
         for share in micro_batch:
-            pieces, nodes = price(share), ports.nodes(share.ranks)
-            groups += [_Group(program, ports, share, pieces, nodes, stage) for stage in range(stages)]
+            pieces = price(share)
+            for stage in range(stages):
+                nodes = ports.nodes(share.ranks, stage * plan.ranks) if any(piece.message for piece in pieces) else {}
+                groups.append(_Group(program, ports, share, pieces, nodes, stage))
         for group in groups if not plan.barrier else ():
             ranks = np.asarray(group.share.ranks, dtype=np.int64)
             waits = np.unique(np.append(last[group.stage, ranks], before if group.stage else -1))

@@ -18,6 +18,7 @@ from .program import Laid
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_STATUS = {"time limit": "the best plan when the time limit was reached", "heuristic": "not proven the best"}
 _SHOWN = 12  # micro-batches a summary lists
 
 
@@ -76,8 +77,8 @@ class SequenceReport:
             "truncated": batch.truncated,
             "micro_batches": len(self.groups),
             "groups": [{str(degree): count for degree, count in some.items()} for some in self.groups],
-            "bound_s": plan.bound,
-            "gap": plan.gap,
+            "bound_s": plan.bound or None,  # nothing was proven
+            "gap": plan.gap if plan.bound else None,
             "status": plan.status,
             "solver_s": plan.seconds,
             "notes": list(plan.notes),
@@ -86,11 +87,15 @@ class SequenceReport:
     def summary(self) -> str:
         """A few lines for people."""
         plan = self.plan
+        status = _STATUS.get(plan.status, plan.status)
         gap = f", of which no plan saves more than {plan.gap:.1%}" if plan.bound else ""
         rows = [
             ("method", f"{self.method}, {self.setting}, {plan.ranks} ranks"),
             ("batch", self.batch.describe()),
-            ("planned", f"{format_time(self.planned_s)} ({plan.status}{gap}; found in {format_time(plan.seconds)})"),
+            (
+                "planned",
+                f"{format_time(self.planned_s)} ({status}{gap}; found in {format_time(plan.seconds)})",
+            ),
             ("simulated", f"{format_time(self.time_s)}, {format_number(self.tokens_per_second)} tokens/s"),
             (
                 "ranks",

@@ -41,7 +41,7 @@ METHODS = {
 RINGS = ("bytescale", "megascale")
 
 _HALVINGS = 6  # of the tokens a rank may take at a time, tried by methods with a ring
-_FEWEST = 1024  # tokens below which kernels would no longer be as efficient as the costs say
+_FEWEST = 1024  # tokens below which kernels are assumed not to be as efficient as the costs say
 
 
 def plan_sequences(
@@ -198,6 +198,9 @@ def _planned(priced: Costs, batch: Batch, method: str, time_limit: float, progre
         laid = lay(plan, lambda share: exchanging(costs, lengths, share, None), Weights(), costs.fixed, None)
         return report(plan, batch, laid, run(laid.program), priced.name, 1)
     case, stages = priced.scenario, priced.scenario.plan.pp
+    if case.techniques:
+        names = ", ".join(call.label for call in case.techniques)
+        plan = replace(plan, notes=(*plan.notes, f"without {names}: the method says how ranks work together"))
     if method in RINGS:
         ring, fixed = Ring(priced, lengths), priced.hybrid.fixed
         laid = lay(plan, ring, replace(priced.weights, first=0.0, beside=0.0, last=0.0), fixed, case.cluster,

@@ -37,6 +37,9 @@ class Technique:
         Whether a `Clock` can stand in for the program: false where tasks are made by hand.
     replan : callable, optional
         The plan it makes of a scenario's plan.
+    shares : callable, optional
+        ``shares(heads, cp, **options)``: whether that many ranks can divide sequences of that many heads so; of
+        arrays, where.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Technique:
     build: Callable[..., tuple[int, ...]]
     closed_form: bool = True
     replan: Callable[[Any], Any] | None = None
+    shares: Callable[..., Any] | None = None
 
     @property
     def options(self) -> Mapping[str, inspect.Parameter]:
@@ -84,6 +88,13 @@ class TechniqueCall:
         """Whether a `Clock` can stand in for the program."""
         return self.technique.closed_form and (self.attention is None or self.attention.technique.closed_form)
 
+    def shares(self, heads: Any, cp: Any) -> Any:
+        """Whether `cp` ranks can divide sequences of `heads` heads as this asks; of arrays, where."""
+        inner = self.attention
+        if inner is None or inner.technique.shares is None:
+            return True
+        return inner.technique.shares(heads, cp, **inner.options)
+
     def emit(self, step: Any, build: Any) -> tuple[int, ...]:
         """A pass as the technique arranges it; the handle of its end."""
         if self.attention is not None:
@@ -101,12 +112,13 @@ def technique(
     needs: str = "nothing",
     closed_form: bool = True,
     replan: Callable[[Any], Any] | None = None,
+    shares: Callable[..., Any] | None = None,
 ) -> Callable[[Arranges], Arranges]:
     """Register the decorated function under its own name."""
 
     def register(build: Arranges) -> Arranges:
         name = build.__name__
-        _REGISTRY[name] = Technique(name, family, paper, needs, build, closed_form, replan)
+        _REGISTRY[name] = Technique(name, family, paper, needs, build, closed_form, replan, shares)
         return build
 
     return register

@@ -8,6 +8,9 @@ all-to-all's share falls with it.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from ...attention import beside
 from ...blocks import Attend
@@ -23,11 +26,17 @@ def divided_by_heads(plan: Plan) -> Plan:
     return replace(plan, tp=tp, cp=1, etp=etp, sequence_parallel=tp > 1)
 
 
+def none_left(heads: Any, cp: Any, **_: Any) -> Any:
+    """A plan that is not made anew has no context-parallel ranks."""
+    return np.equal(cp, 1)
+
+
 @technique(
     family="sequence_parallel",
     paper="Korthikanti et al., arXiv 2205.05198",
     needs="query heads that tp x cp divides",
     replan=divided_by_heads,
+    shares=none_left,
 )
 def megatron_sp(core: Attend, build: Builder, after: Handle) -> Handle:
     """Attention itself is whole: the plan has no context-parallel ranks left."""

@@ -3,19 +3,19 @@
 arXiv 2310.01889. With a causal mask parts that follow each other leave the last rank nearly all of the work; zigzag
 parts (one from each end, as in Megatron-LM and ring-flash-attention) and striped tokens (arXiv 2311.09431) share it.
 Outputs of the steps are merged by their log-sum-exps. Backward, keys and values go round once more, and their
-gradients follow one step behind in fp32, back to their owner with the last.
+gradients follow one step behind in fp32, back to their owner with the last; one communicator sends both, in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from math import ceil
 from typing import Literal
 
 from ...attention import Part, block, kv_bytes, merge, parts
 from ...blocks import Attend
 from ...build import Builder, Handle
 from ...groups import Group
-from ...kernels import Kernel
+from ...kernels import Kernel, Kernels
 from ...linear_attention import gathered
 from .. import technique
 
@@ -48,30 +48,34 @@ def ring(core: Attend, build: Builder, after: Handle, group: Group, layout: str)
         zigzag | striped | contiguous.
     """
     count, make, backward = int(group.size), build.kernels, core.direction == "backward"
+    if count == 1:
+        return build.compute(block(core, make), after)
     size = kv_bytes(core, make, core.query)
+    turns = [parts(layout if core.causal else "all", count, step) for step in range(count)]
+    if core.context < (count - 1) * core.query:
+        # A sliding window ends in the parts of the next ranks before, where parts are runs of tokens.
+        reach = 1 + ceil(core.context / core.query)
+        share = (1.0, core.context / core.query / reach, core.causal)
+        turns = [((share,),) * count] * reach
     held, gradients = after, build.start[:0]
-    for step in range(count):
-        arrived = build.shift(size, held, group=group) if step < count - 1 else ()
-        work = parts(layout if core.causal else "all", count, step)
-        done = build.each([_kernels(core, build, part) for part in work], held, group)
+    for step, work in enumerate(turns):
+        arrived = build.shift(size, held, group=group) if step < len(turns) - 1 else ()
+        made = {mine: _kernels(core, make, mine) for mine in set(work)}
+        done = build.each([made[mine] for mine in work], held, group)
         if backward:
             # Gradients of these keys come from the rank before, are added to, and go on to the next with the keys.
             elements = size / make.size
             done = build.join(tuple(handle for handle in (done, gradients) if handle))
             done = build.compute(make.streamed("add gradients", elements * (2 * GRADIENT + make.size)), done)
-            gradients = build.shift(elements * GRADIENT, done, "gradients", group=group)
-        elif step:
-            done = build.each([merge(core, make, _rows(part)) for part in work], done, group)
+            gradients = build.shift(elements * GRADIENT, done, group=group)
+        if step:
+            rows = [max((rows for rows, *_ in mine), default=0.0) for mine in work]
+            done = build.each([merge(core, make, part) for part in rows], done, group)
         held = build.join(tuple(handle for handle in (done, arrived) if handle))
     return build.join((held, gradients)) if gradients else held
 
 
-def _kernels(core: Attend, build: Builder, part: Sequence[Part]) -> tuple[Kernel, ...]:
-    found: tuple[Kernel, ...] = ()
-    for query, context, causal in part:
-        found += block(core, build.kernels, core.query * query, core.query * context, causal)
-    return found
-
-
-def _rows(part: Sequence[Part]) -> float:
-    return max((query for query, _, _ in part), default=0.0)
+def _kernels(core: Attend, make: Kernels, work: tuple[Part, ...]) -> tuple[Kernel, ...]:
+    """Kernels of a rank's blocks."""
+    blocks = (block(core, make, core.query * rows, core.query * keys, masked) for rows, keys, masked in work)
+    return tuple(kernel for found in blocks for kernel in found)

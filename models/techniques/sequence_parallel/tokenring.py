@@ -86,7 +86,8 @@ def tokenring(
 
     held, done = after, after
     for step in every:
-        received = returned = ()
+        received: Handle = ()
+        returned: Handle = ()
         if step < count - 1:
             # What the rank before still needs: nothing, the half after its own part, or all.
             needed = [rows(core.causal, layout, count, o, (r - 1) % count)[0] for r, o in enumerate(owners[step])]

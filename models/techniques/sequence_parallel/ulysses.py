@@ -8,7 +8,7 @@ value heads fewer than the ranks are sent to several of them. Every all-to-all i
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from ....hardware.errors import InputError
 from ...attention import whole
@@ -55,7 +55,7 @@ def by_heads(core: Attend, ranks: int) -> Attend:
     if core.heads % ranks:
         raise InputError(
             f"techniques: ulysses: {ranks} ranks do not divide the {core.heads:g} query heads of a tensor-parallel "
-            "rank (legal: plan.cp, or usp's ulysses, that does)"
+            "rank (legal: a plan.cp that does, or usp with a degree that does)"
         )
     return replace(
         core, query=core.query * ranks, heads=core.heads // ranks, kv_heads=max(1, -(-core.kv_heads // ranks))
@@ -70,10 +70,16 @@ def widths(core: Attend, ranks: int) -> tuple[tuple[float, ...], tuple[float, ..
     return (inward, outward) if core.direction == "forward" else (outward, inward)
 
 
+def whole_heads(heads: Any, cp: Any, **_: Any) -> Any:
+    """Whether every rank gets as many heads."""
+    return heads % cp == 0
+
+
 @technique(
     family="sequence_parallel",
     paper="DeepSpeed-Ulysses, arXiv 2309.14509",
     needs="query heads that the ranks divide",
+    shares=whole_heads,
 )
 def ulysses(core: Attend, build: Builder, after: Handle, *, packed: Literal["no", "yes"] = "no") -> Handle:
     """All-to-alls in, attention over all tokens of some heads, all-to-all out.
@@ -87,6 +93,8 @@ def ulysses(core: Attend, build: Builder, after: Handle, *, packed: Literal["no"
         "yes" sends queries, keys and values as one message.
     """
     ranks, group = build.cp_size, build.context
+    if ranks == 1:
+        return build.compute(whole(core, build.kernels), after)
     inward, outward = widths(core, ranks)
     after = all_to_alls(core, build, after, group, inward, packed == "yes")
     after = build.compute(whole(by_heads(core, ranks), build.kernels), after)

@@ -8,7 +8,9 @@ ring's messages are of fewer heads and its steps fewer.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from ....hardware.errors import InputError
 from ...blocks import Attend
@@ -18,18 +20,27 @@ from .. import technique
 from .ring_attention import ring
 from .ulysses import all_to_alls, by_heads, ulysses, widths
 
+DEGREE = 8  # ranks of a node of most machines
+
+
+def whole_grid(heads: Any, cp: Any, degree: int = DEGREE, **_: Any) -> Any:
+    """Whether the ranks fill a grid, and every rank of a row gets as many heads."""
+    inner = np.minimum(degree, cp)
+    return (cp % inner == 0) & (heads % inner == 0)
+
 
 @technique(
     family="sequence_parallel",
     paper="USP, arXiv 2405.07719",
     needs="query heads that the Ulysses degree divides",
+    shares=whole_grid,
 )
 def usp(
     core: Attend,
     build: Builder,
     after: Handle,
     *,
-    degree: int = 8,
+    degree: int = DEGREE,
     layout: Literal["zigzag", "striped", "contiguous"] = "zigzag",
     packed: Literal["no", "yes"] = "no",
 ) -> Handle:
