@@ -40,15 +40,22 @@ def plan_sequences(
     time_limit: Annotated[float, typer.Option(help="Seconds a solver may take; it then has its best plan.")] = 10.0,
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png, .svg, .pdf).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the scenario, as in plan.dp=64; repeatable."),
+    ] = None,
 ) -> None:
     """Plan sequences of unlike length: who works on what, simulated."""
     # The bar and the writing of pictures are the command line's own, which imports this file.
-    from .cli import _progress, _writing
+    from .cli import _progress, _scenario, _writing
     from .models.sequences.run import batch_from, compare_sequences
     from .models.sequences.run import plan_sequences as planned
 
     if scenario is None and costs is None:
         raise InputError("--scenario: missing (legal: a training scenario, or --costs)")
+    if changes and scenario is None:
+        raise InputError("--set: changes a scenario (legal: with --scenario)")
+    case = None if scenario is None else _scenario(scenario, changes)
     if plot is not None and method == "all":
         raise InputError("--plot: of one plan (legal: with one --method)")
     drawn = batch_from(
@@ -63,9 +70,9 @@ def plan_sequences(
     )
     with _progress("planning") as step:
         if method == "all":
-            frame, _ = compare_sequences(scenario, drawn, costs=costs, time_limit=time_limit, progress=step)
+            frame, _ = compare_sequences(case, drawn, costs=costs, time_limit=time_limit, progress=step)
         else:
-            found = planned(scenario, drawn, method, costs=costs, time_limit=time_limit, progress=step)
+            found = planned(case, drawn, method, costs=costs, time_limit=time_limit, progress=step)
     if method == "all":
         if as_json:
             print(frame.reset_index().to_json(orient="records", indent=2))
