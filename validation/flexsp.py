@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.sequences.corpora import load_corpus
+from ..models.sequences.cost_file import load_sequence_costs
 from ..solvers.blaster import chunks
 from ..solvers.bucketing import Buckets, buckets, equal_widths
 from ..solvers.flexsp import plan_flexsp
@@ -35,36 +36,17 @@ Draw = Callable[[str, int, int], NDArray[np.int64]]  # (corpus, how many, seed) 
 RANKS, PER_NODE, SEQUENCES, CONTEXT = 64, 8, 512, 192_000
 STATIC = 32  # the degree whose groups hold 192,000 tokens
 MULTIPLE = 128  # the published code rounds lengths up to it
-_GIB, _MIB = 2.0**30, 2.0**20
 _TOLERANCE = 0.12
 
-# Layers, hidden size, MiB of activations a token, ms a squared token, ms a token, ms a micro-batch, billions of
-# parameters at 192K; Hetu-Galvatron, branch flexsp, galvatron/flexsp_solver/solver.py.
-_MODELS = {
-    "GPT-7B": (32, 4096, 4.4804, 5.128e-6, 0.18396, 629.36, 7.117),
-    "GPT-13B": (40, 5120, 4.2204, 9.2852e-6, 0.30602, 1132.56, 13.116),
-    "GPT-30B": (60, 6656, 3.4174, 15.4262e-6, 0.80357, 2789.36, 31.525),
-}
-# GB/s of one rank in an all-to-all, by degree (same file, the set in use); 2^20 bytes a GB/s-millisecond there.
-_EXCHANGE = {2: 119.54, 4: 104.07, 8: 96.5, 16: 10.33, 32: 5.94, 64: 4.87}
 _FITTED_NODES = 2  # on which b1 seems measured, see above
 _BATCHES = {"Wikipedia": 40, "CommonCrawl": 3, "GitHub": 3}  # 40 as published; those of the others take longer
 _CORPORA = {"Wikipedia": "wikipedia", "CommonCrawl": "commoncrawl-like", "GitHub": "github-like"}
 
 
+@cache
 def published(model: str) -> SequenceCosts:
     """Costs of a rank of 64 A100 of 40 GB, as the published code has them."""
-    layers, hidden, token, quadratic, linear, fixed, parameters = _MODELS[model]
-    return SequenceCosts(
-        quadratic=quadratic / 1e3,
-        linear=linear / 1e3,
-        fixed=fixed / 1e3,
-        exchanged=8 * layers * hidden * 2,
-        bandwidth={1: float("inf")} | {d: v * _MIB * 1e3 for d, v in _EXCHANGE.items()},
-        token_bytes=token * _MIB,
-        state_bytes=parameters * 16 / RANKS * _GIB,
-        capacity=30 * _GIB,
-    )
+    return load_sequence_costs(f"flexsp-{model.lower()}").sequence
 
 
 def on_all_nodes(costs: SequenceCosts) -> SequenceCosts:
