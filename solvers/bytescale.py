@@ -22,6 +22,7 @@ from .balance import Placement, Work, by_class, finish_times, in_turn, level
 from .hybrid_costs import Floats, HdpCosts
 from .offload import needed_ratio, smallest_degree
 from .packing import best_fit
+from .sequence_input import token_counts
 from .sequences import SequencePlan, Share
 
 Integers = NDArray[np.int64]
@@ -161,28 +162,6 @@ def waves(placement: Placement, ranks: int) -> tuple[tuple[Share, ...], ...]:
             found.append([])
         found[number].append(Share(tuple(group.tolist()), work.sequences, work.offload))
     return tuple(map(tuple, found))
-
-
-def token_counts(lengths: ArrayLike) -> Integers:
-    """Return lengths as whole numbers.
-
-    Raises
-    ------
-    InputError
-        For what is not a list of whole numbers of at least 1.
-    """
-    legal = "(legal: a whole number of tokens, 1 or more)"
-    try:
-        given = np.asarray(lengths, dtype=float)
-    except (TypeError, ValueError):
-        raise InputError(f"lengths: not a list of numbers {legal}") from None
-    if given.ndim != 1 or not given.size:
-        raise InputError(f"lengths: shape {given.shape} (legal: a list of one length or more)")
-    with np.errstate(invalid="ignore"):
-        bad = ~(np.isfinite(given) & (given >= 1) & (given == np.floor(given)))
-    if bad.any():
-        raise InputError(f"lengths[{int(bad.argmax())}]: {given[bad.argmax()]:g} {legal}")
-    return given.astype(np.int64)
 
 
 def degrees(lengths: Integers, costs: HdpCosts, ranks: int, offload: bool = True) -> Integers:

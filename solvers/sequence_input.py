@@ -13,6 +13,30 @@ from .sequences import SequenceCosts, Share
 _GIB = 2.0**30
 
 
+def token_counts(lengths: ArrayLike) -> NDArray[np.int64]:
+    """Return lengths as whole numbers.
+
+    Raises
+    ------
+    InputError
+        For what is not a list of whole numbers of at least 1.
+    """
+    legal = "(legal: a whole number of tokens, 1 or more)"
+    try:
+        given = np.asarray(lengths, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        where, what = next((i, x) for i, x in enumerate(np.asarray(lengths, dtype=object).ravel()) if not _number(x))
+        raise InputError(f"lengths[{where}]: {what!r} {legal}") from None
+    if given.ndim != 1 or not given.size:
+        raise InputError(f"lengths: shape {given.shape} (legal: a list of one length or more)")
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.isfinite(given) & (given >= 1) & (given == np.floor(given)))
+    if bad.any():
+        where = int(bad.argmax())
+        raise InputError(f"lengths[{where}]: {given[where]:g} {legal}")
+    return given.astype(np.int64)
+
+
 def checked(lengths: ArrayLike, costs: SequenceCosts, ranks: int) -> NDArray[np.int64]:
     """Return the lengths as whole numbers when some plan can hold them all.
 
@@ -30,27 +54,16 @@ def checked(lengths: ArrayLike, costs: SequenceCosts, ranks: int) -> NDArray[np.
             "leave no memory for a token (legal: less than costs.capacity)"
         )
     allowed = usable(costs, ranks)
-    try:
-        given = np.asarray(lengths, dtype=float)
-    except (TypeError, ValueError, OverflowError):
-        where, what = next((i, x) for i, x in enumerate(np.asarray(lengths, dtype=object).ravel()) if not _number(x))
-        raise InputError(f"lengths[{where}]: {what!r} (legal: a whole number of tokens, 1 or more)") from None
-    if given.ndim != 1 or not given.size:
-        raise InputError(f"lengths: shape {given.shape} (legal: a list of one length or more)")
-    with np.errstate(invalid="ignore"):
-        bad = ~(np.isfinite(given) & (given >= 1) & (given == np.floor(given)))
-    if bad.any():
-        where = int(bad.argmax())
-        raise InputError(f"lengths[{where}]: {given[where]:g} (legal: a whole number of tokens, 1 or more)")
+    given = token_counts(lengths)
     longest = int(given.argmax())
     largest = int(allowed[-1] * costs.tokens)
     if given[longest] > largest:
         needed = 1 << max(0, int(np.ceil(np.log2(given[longest] / costs.tokens))))
         raise InputError(
-            f"lengths[{longest}]: {given[longest]:.0f} tokens need groups of {needed} ranks or more, and the largest "
+            f"lengths[{longest}]: {given[longest]} tokens need groups of {needed} ranks or more, and the largest "
             f"of {ranks} ranks has {allowed[-1]} with {int(costs.tokens)} tokens each (legal: 1 to {largest})"
         )
-    return given.astype(np.int64)
+    return given
 
 
 def usable(costs: SequenceCosts, ranks: int, degree: int | None = None) -> tuple[int, ...]:

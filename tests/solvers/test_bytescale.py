@@ -238,7 +238,7 @@ BAD = [
     ([-3], r"lengths\[0\]: -3 "),
     ([5, float("nan")], r"lengths\[1\]: nan "),
     ([5.5], r"lengths\[0\]: 5.5 "),
-    (["x"], "not a list of numbers"),
+    (["x"], r"lengths\[0\]: 'x' "),
 ]
 
 
