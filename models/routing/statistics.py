@@ -127,7 +127,7 @@ def affinity(trace: RoutingTrace, slots: Slots = "first") -> Floats:
     """
     pairs = pair_counts(trace, slots)
     rows = pairs.sum(axis=2, keepdims=True)
-    return np.divide(pairs, rows, out=np.zeros_like(pairs), where=rows > 0)
+    return np.asarray(np.divide(pairs, rows, out=np.zeros_like(pairs), where=rows > 0))
 
 
 def affinity_by_layer(trace: RoutingTrace) -> Affinity:
@@ -152,7 +152,7 @@ def affinity_of(pairs: Floats) -> Affinity:
         rows, columns = linear_sum_assignment(counts, maximize=True)
         kept = counts[rows, columns].sum() / total
         by_chance = float(before @ after[columns]) / total**2
-        markov = (kept - by_chance) / max(1 - by_chance, np.finfo(float).tiny)
+        markov = max(0.0, (kept - by_chance) / max(1 - by_chance, np.finfo(float).tiny))
         found.append((counts.max(axis=1).sum() / total, nats / np.log(2), min(1.0, nats / whole), markov))
     return Affinity(*np.array(found, dtype=float).reshape(-1, 4).T)
 
@@ -199,7 +199,7 @@ def reach(trace: RoutingTrace, device: ArrayLike, devices: int | None = None, no
             stay[unit] += np.count_nonzero((units[:, 1:] == before).any(axis=-1))
     mean = copies / (trace.tokens * trace.layers)
     share = np.divide(stay, later, out=np.zeros(2), where=later > 0)
-    return Reach(*mean.tolist(), 1 / devices, 1 / nodes, *share.tolist())
+    return Reach(float(mean[0]), float(mean[1]), 1 / devices, 1 / nodes, float(share[0]), float(share[1]))
 
 
 def imbalance(trace: RoutingTrace, device: ArrayLike, devices: int | None = None) -> Floats:
