@@ -70,6 +70,12 @@ class Transformer:
         token visits.
     expert_ffn : int
         Inner width of one expert.
+    bottleneck : int
+        Width at which tokens travel to routed experts and these work, where a projection all experts share goes down
+        to it before and back up after (BigMac, arXiv 2502.16927); 0 for the width of the residual stream.
+    expert_groups, groups_per_token : int
+        Equal parts of the experts, and how many of them those of a token may lie in (group-limited routing,
+        arXiv 2405.04434, section 2.2.2); 0 without such a limit.
     moe_layers : tuple of bool
         Which layers are mixtures of experts; empty when none is.
     windows : tuple of (int or None)
@@ -120,6 +126,9 @@ class Transformer:
     experts_per_token: int = 0
     shared_experts: int = 0
     expert_ffn: int = 0
+    bottleneck: int = 0
+    expert_groups: int = 0
+    groups_per_token: int = 0
     moe_layers: tuple[bool, ...] = ()
     windows: tuple[int | None, ...] = ()
     linear_layers: tuple[bool, ...] = ()
@@ -168,17 +177,27 @@ class Transformer:
         sinks = self.heads if self.attention_sinks else 0
         return projections + output + sinks
 
-    def feed_forward_parameters(self, width: int) -> int:
-        """One MLP, or one expert, of inner width `width`."""
-        up = self._matrix(self.hidden, width, self.mlp_bias)
-        return (2 if self.gated else 1) * up + self._matrix(width, self.hidden, self.mlp_bias)
+    def feed_forward_parameters(self, width: int, outer: int | None = None) -> int:
+        """One MLP, or one expert, of inner width `width`; `outer` where it does not work on the residual stream."""
+        outer = self.hidden if outer is None else outer
+        up = self._matrix(outer, width, self.mlp_bias)
+        return (2 if self.gated else 1) * up + self._matrix(width, outer, self.mlp_bias)
+
+    @property
+    def expert_width(self) -> int:
+        """Width of a token on its way to routed experts and inside their first product."""
+        return self.bottleneck or self.hidden
 
     def expert_parameters(self) -> int:
         """One routed expert of one layer; 0 without experts."""
-        return self.feed_forward_parameters(self.expert_ffn) if self.experts else 0
+        return self.feed_forward_parameters(self.expert_ffn, self.expert_width) if self.experts else 0
+
+    def projection_parameters(self) -> int:
+        """Shared projections of one layer, down to the experts' bottleneck and back; 0 without one."""
+        return 2 * self.hidden * self.bottleneck
 
     def mlp_parameters(self, layer: int) -> int:
-        """MLP of `layer`: the dense one, or all routed and shared experts without the router."""
+        """MLP of `layer`: the dense one, or all routed and shared experts and projections without the router."""
         return self._mlp(self.experts) if self.is_moe(layer) else self.feed_forward_parameters(self.ffn)
 
     def active_mlp_parameters(self, layer: int) -> int:
@@ -288,7 +307,8 @@ class Transformer:
         return inputs * outputs + (outputs if bias else 0)
 
     def _mlp(self, routed: int) -> int:
-        return (routed + self.shared_experts) * self.expert_parameters()
+        shared = self.shared_experts * self.feed_forward_parameters(self.expert_ffn)
+        return routed * self.expert_parameters() + shared + self.projection_parameters()
 
     def _head_inputs(self) -> int:
         """Query, key and value projections, with the norms on queries and keys."""

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .kernels import Kernel
+
+if TYPE_CHECKING:
+    from ..simulator.communicator import Collective
+    from .groups import Group
+    from .routing.known import Routing
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """Tokens one rank works on: `batch` sequences of `query` new tokens seeing `context` keys."""
 
-    batch: int
-    query: int
-    context: int
+    batch: float
+    query: float
+    context: float
 
     @property
-    def rows(self) -> int:
+    def rows(self) -> float:
         """Rows of every activation matrix."""
         return self.batch * self.query
 
@@ -30,17 +38,23 @@ class Exchange:
     kind : str
         One of the simulator's kinds of collective.
     axis : str
-        Process group: tp | cp | ep.
+        Process group: tp | cp | ep. Collectives of one axis follow each other.
     size : float
         Bytes, by the convention of the kind [B].
-    covered : bool
-        Whether it runs beside the kernel that follows it; else that waits.
+    covered : int
+        How many of the kernels after it it runs beside; they all wait where it is 0.
+    group : Group, optional
+        Who takes part, where that is a part of the axis.
+    cost : Collective, optional
+        What it costs, where that is not the library's choice among all ranks of the group in equal parts.
     """
 
     kind: str
     axis: str
     size: float
-    covered: bool = False
+    covered: int = 0
+    group: Group | None = None
+    cost: Collective | None = None
 
     @property
     def shape(self) -> None:
@@ -95,7 +109,87 @@ class Attend:
         return True
 
 
-Work = Kernel | Exchange | Attend
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """The routed experts of a layer, and one rank's tokens that go to them and come back.
+
+    How tokens travel is what techniques of family moe differ in. Numbers may be arrays.
+
+    Parameters
+    ----------
+    tokens : float
+        Of this rank.
+    query : float
+        New tokens of each of its sequences.
+    top_k, count : int
+        Experts a token visits, and there are.
+    width : float
+        Elements of a token on its way.
+    element : float
+        Bytes of each of them [B].
+    products : tuple of Kernel
+        What the busiest rank computes once its tokens are there.
+    shared : tuple of Kernel
+        Experts that every token visits where it is.
+    load : float
+        Copies the busiest rank works on over the mean; both wait for it.
+    padding : float
+        Copies that travel over those routed, where every expert has room for as many (capacity factor).
+    routing : Routing
+        What is known of where they go.
+    gathered : float
+        Bytes of copies that tensor-parallel ranks gather before the products, and of sums they scatter after [B].
+    direction : str
+        forward | backward.
+    returned : bool
+        Whether results travel back; not where they are made again for a backward pass that does not read them.
+    """
+
+    tokens: Any
+    query: Any
+    top_k: int
+    count: int
+    width: Any
+    element: float
+    products: tuple[Kernel, ...]
+    shared: tuple[Kernel, ...]
+    load: Any
+    padding: float
+    routing: Routing
+    gathered: Any = 0.0
+    direction: str = "forward"
+    returned: bool = True
+
+    @property
+    def copies(self) -> Any:
+        """Copies of tokens that leave for experts, the rank's own among them."""
+        return self.tokens * self.top_k * self.padding
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """All that is computed."""
+        return (*self.shared, *self.products)
+
+    @property
+    def work(self) -> tuple[Kernel | Exchange, ...]:
+        """What happens where the experts are."""
+        if not np.any(self.gathered):
+            return self.products
+        ways = [Exchange(kind, "tp", self.gathered) for kind in ("all_gather", "reduce_scatter")]
+        return (ways[0], *self.products, *ways[1:] * self.returned)
+
+    @property
+    def shape(self) -> None:
+        """It is no single product."""
+        return None
+
+    @property
+    def core(self) -> bool:
+        """It is not part of attention."""
+        return False
+
+
+Work = Kernel | Exchange | Attend | Experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +200,7 @@ class Block:
     ----------
     name : str
     layer : int
-    kernels : tuple of Kernel or Exchange
+    kernels : tuple of Work
         In stream order; the last product makes the partial sums.
     output_bytes : float
         Size of the activation to add up over the ranks [B]; 0 when nothing is divided.

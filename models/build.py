@@ -7,7 +7,7 @@ neighbour is itself, which is what symmetry means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,8 @@ from ..hardware import Cluster
 from ..simulator import Program
 from ..simulator.communicator import Collective, Communicator
 from .attention import beside
-from .blocks import Attend, Block, Exchange, Work
+from .blocks import Attend, Block, Exchange, Experts, Work
+from .dispatch import all_to_all
 from .groups import Group, Groups, communicator
 from .kernels import Kernel, Kernels
 
@@ -56,6 +57,7 @@ class Builder:
         self.tensor = Group(cluster, tp) if groups is None else groups.tp
         self.start: Handle = ()
         self.scheme: Callable[[Attend, Builder, Handle], Handle] = beside
+        self.reach: Callable[[Experts, Builder], Iterable[Kernel | Exchange]] = all_to_all
         self._last: Handle = ()  # of the compute stream
         for rank in self.ranks:
             self.program.resource(f"sm[{rank}]", 1.0)
@@ -102,24 +104,39 @@ class Builder:
             if np.any(work.gather_bytes):
                 after = self.collective(self.tensor.collective("all_gather", work.gather_bytes), after, queued=True)
             work = work.kernels
-        pending: tuple[Handle, ...] = ()
-        for item in work:
+        pending: list[tuple[Handle, int]] = []  # messages, and how many kernels still run beside each
+        for item in self.expanded(work):
             if isinstance(item, Attend):
-                after = self.attend(item, self.join((after, *pending)) if pending else after)
-                pending = ()
-                continue
-            if isinstance(item, Exchange):
-                group = self.tensor if self.groups is None else self.groups[item.axis]
-                stream = "communication" if item.axis == "tp" else item.axis
-                cost = group.collective(item.kind, item.size)
-                # It is launched where it stands among the kernels, so it waits for those before.
-                done = self.collective(cost, after, stream, group=group, queued=True)
-                pending, after = (*pending, done) if item.covered else pending, after if item.covered else done
-                continue
-            after = self.run(item, after)
-            if pending:
-                after, pending = self.join((after, *pending)), ()
-        return self.join((after, *pending)) if pending else after
+                after = self.attend(item, self._with(after, pending))
+                pending = []
+            elif isinstance(item, Exchange):
+                done = self.exchange(item, after)
+                if item.covered:
+                    pending.append((done, item.covered))
+                else:
+                    after = done
+            else:
+                after = self._with(self.run(item, after), [(done, left) for done, left in pending if left == 1])
+                pending = [(done, left - 1) for done, left in pending if left > 1]
+        return self._with(after, pending)
+
+    def _with(self, after: Handle, pending: list[tuple[Handle, int]]) -> Handle:
+        return self.join((after, *(done for done, _ in pending))) if pending else after
+
+    def expanded(self, work: Iterable[Work]) -> Iterator[Kernel | Exchange | Attend]:
+        """Work with experts as the technique of the scenario reaches them."""
+        for item in work:
+            if isinstance(item, Experts):
+                yield from self.reach(item, self)
+            else:
+                yield item
+
+    def exchange(self, item: Exchange, after: Handle) -> Handle:
+        """A collective inside a block: launched where it stands among the kernels, so it waits for those before."""
+        group = item.group or (self.tensor if self.groups is None else self.groups[item.axis])
+        stream = "communication" if item.axis == "tp" else item.axis
+        cost = item.cost or group.collective(item.kind, item.size)
+        return self.collective(cost, after, stream, group=group, queued=True)
 
     def attend(self, core: Attend, after: Handle) -> Handle:
         """Attention over a divided sequence, as the scheme of the scenario arranges it."""
@@ -275,7 +292,9 @@ class Builder:
             return after
         if queued and self._last:
             after = self.join((after, self._last)) if after else self._last
-        crossing = float((group or self.tensor).crossing(cost.kind, cost.sent_bytes))
+        crossing = cost.crossing
+        if crossing is None:
+            crossing = float((group or self.tensor).crossing(cost.kind, cost.sent_bytes))
         taken = cost.channels if units is None else units
         share = min(1.0, taken / self.device.compute_units)
         found = []

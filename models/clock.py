@@ -22,6 +22,7 @@ from ..simulator.communicator import Collective
 from .attention import beside, block
 from .blocks import Attend
 from .build import Builder, Handle
+from .dispatch import all_to_all
 from .groups import Group, Groups
 from .kernels import Kernel, Kernels
 from .training.cost import Cost
@@ -50,6 +51,7 @@ class Clock(Builder):
         self.ranks = range(1)
         self.start: Handle = ()
         self.scheme = beside
+        self.reach = all_to_all
         self._last: Handle = ()
         self._free: dict[str, Any] = {}
         self._beside: list[tuple[Any, Any, Any]] = []  # (start, end, share) of collectives
@@ -190,7 +192,9 @@ class Clock(Builder):
             self._beside = [*self._beside[-REMEMBERED:], (begin, end, share)]
         self.communication_time = self.communication_time + cost.time + overhead
         self.memory_bytes = self.memory_bytes + cost.memory_bytes
-        crossing = (group or self.tensor).crossing(cost.kind, cost.sent_bytes)
+        crossing = cost.crossing
+        if crossing is None:
+            crossing = (group or self.tensor).crossing(cost.kind, cost.sent_bytes)
         self.link_bytes = self.link_bytes + cost.sent_bytes - crossing
         self.nic_bytes = self.nic_bytes + crossing
         self.launches = self.launches + np.where(moves, 1, 0)

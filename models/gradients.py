@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .blocks import Attend, Block, Exchange, Work
+from .blocks import Attend, Block, Exchange, Experts, Work
 from .kernels import QUANTISE, Kernel, Kernels
 
 # A streaming kernel's backward reads the outer gradient besides.
@@ -46,8 +46,8 @@ class Gradients:
         last = max(i for i, kernel in enumerate(inputs) if isinstance(kernel, Kernel) and kernel.shape is not None)
         inputs = (*inputs[:last], *inputs[last + 1 :], inputs[last])
         deferred: list[Kernel] = []
-        for kernel in reversed(block.kernels):
-            if isinstance(kernel, Kernel) and kernel.shape and not kernel.core:
+        for kernel in reversed(flattened(block.kernels)):
+            if kernel.shape and not kernel.core:
                 deferred += self._weight_gradient(kernel)
         # The input is gathered once more for the weight gradients, under the input gradients.
         regather = (
@@ -59,14 +59,22 @@ class Gradients:
     @staticmethod
     def saved(block: Block) -> Block:
         """What of a block makes activations that its backward pass reads: all but the last product."""
-        last = max(i for i, kernel in enumerate(block.kernels) if isinstance(kernel, Kernel) and kernel.shape)
-        return replace(block, kernels=block.kernels[:last], output_bytes=0.0)
+        last = max(
+            i
+            for i, item in enumerate(block.kernels)
+            if isinstance(item, Experts) or (isinstance(item, Kernel) and item.shape)
+        )
+        kept, item = block.kernels[:last], block.kernels[last]
+        if isinstance(item, Experts):
+            inner = max(i for i, kernel in enumerate(item.products) if kernel.shape)
+            kept = (*kept, replace(item, products=item.products[:inner], returned=False))
+        return replace(block, kernels=kept, output_bytes=0.0)
 
     def repeated(self, block: Block) -> tuple[Work, ...]:
         """What selective recomputation runs again before the backward of a block."""
         if self.kernels.software.selective == "attention":  # Korthikanti et al., section 5
             return tuple(item for item in block.kernels if not isinstance(item, Exchange) and item.core)
-        kernels = [kernel for kernel in block.kernels if isinstance(kernel, Kernel)]
+        kernels = flattened(block.kernels)
         products = [kernel for kernel in kernels if kernel.shape and not kernel.core]
         kept = products[::2]
         return tuple(kernel for kernel in kernels if not kernel.core and kernel not in kept)
@@ -77,8 +85,14 @@ class Gradients:
         for kernel in reversed(kernels):
             if isinstance(kernel, Attend):
                 found.append(replace(kernel, direction="backward"))
+            elif isinstance(kernel, Experts):
+                products, shared = (
+                    tuple(item for item in self.backward_kernels(some, weights) if isinstance(item, Kernel))
+                    for some in (kernel.products, kernel.shared)
+                )
+                found.append(replace(kernel, products=products, shared=shared, direction="backward"))
             elif isinstance(kernel, Exchange):
-                found.append(replace(kernel, kind=ADJOINT[kernel.kind], size=kernel.size * (1 + kernel.covered)))
+                found.append(replace(kernel, kind=ADJOINT[kernel.kind], size=kernel.size * (1 + bool(kernel.covered))))
             elif kernel.name == COPY:
                 found.append(kernel)  # gathering and scattering change places
             elif kernel.name == QUANTISE:
@@ -115,6 +129,14 @@ class Gradients:
             return [self._gradient(kernel, "weight")]
         added = self.kernels.streamed("accumulate gradient", extra * kernel.groups * n * k * self.kernels.passes)
         return [self._gradient(kernel, "weight"), *added]
+
+
+def flattened(work: tuple[Work, ...]) -> list[Kernel]:
+    """Kernels of some work in order, those of experts among them."""
+    found: list[Kernel] = []
+    for item in work:
+        found += item.kernels if isinstance(item, Experts) else [item] if isinstance(item, Kernel) else []
+    return found
 
 
 def shape_of(kernel: Kernel) -> tuple[float, float, float]:

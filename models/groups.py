@@ -6,6 +6,7 @@ of an axis are the ranks that differ in it alone: `size` ranks that stand `strid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -44,19 +45,33 @@ class Group:
         return self._known[key]
 
     def _collectives(self, kind: str, size: Any) -> Collective:
-        asked = np.stack(np.broadcast_arrays(self.size, self.stride, size), axis=-1).astype(float)
-        shape = asked.shape[:-1]
-        unique, place = np.unique(asked.reshape(-1, 3), axis=0, return_inverse=True)
+        return self.each(lambda among, amount: among.collective(kind, amount), size)
+
+    def each(self, price: Callable[..., Collective], *numbers: Any) -> Collective:
+        """What a price comes to among the ranks of a group, or of many: each unlike one asked once.
+
+        Parameters
+        ----------
+        price : callable
+            ``price(communicator, *numbers)``.
+        *numbers : float or array
+        """
+        if not self.many and all(np.ndim(number) == 0 for number in numbers):
+            return price(communicator(self.cluster, int(self.size), int(self.stride)), *map(float, numbers))
+        asked = np.stack(np.broadcast_arrays(self.size, self.stride, *numbers), axis=-1).astype(float)
+        unique, place = np.unique(asked.reshape(-1, asked.shape[-1]), axis=0, return_inverse=True)
         found: list[Collective] = []
         among = (0, 0)
-        for n, stride, amount in unique:  # in order, so a group is looked up once for all its sizes
+        for n, stride, *row in unique.tolist():  # in order, so a group is looked up once for all its sizes
             if among != (n, stride):
                 among, group = (n, stride), communicator(self.cluster, int(n), int(stride))
-            found.append(group.collective(kind, float(amount)))
-        place = place.reshape(shape)
-        numbers = ("time", "sent_bytes", "memory_bytes", "read_bytes", "channels")
-        fields: dict[str, Any] = {name: np.array([getattr(cost, name) for cost in found])[place] for name in numbers}
-        return Collective(kind, "many", "many", **fields)
+            found.append(price(group, *row))
+        place = place.reshape(asked.shape[:-1])
+        names = ("time", "sent_bytes", "memory_bytes", "read_bytes", "channels")
+        fields: dict[str, Any] = {name: np.array([getattr(cost, name) for cost in found])[place] for name in names}
+        if any(cost.crossing is not None for cost in found):
+            fields["crossing"] = np.array([cost.crossing or 0.0 for cost in found])[place]
+        return Collective(found[0].kind, "many", "many", **fields)
 
     def times(self, kind: str, size: Any) -> Any:
         """Seconds alone of the library's choice [s]."""
@@ -81,6 +96,10 @@ class Group:
             return sent * (self.size - local) / np.maximum(np.subtract(self.size, 1), 1)
         # A ring leaves each node once, its rails spread over the adapters of the node's members.
         return np.where(np.greater(self.size, local), sent / local, 0.0)[()]
+
+    def nodes(self) -> Any:
+        """Nodes that its members are in."""
+        return -np.floor_divide(-self.size, self.local())
 
     def local(self) -> Any:
         """Members that share a node."""

@@ -14,12 +14,14 @@ import numpy as np
 
 from .architecture import Transformer
 from .blocks import Attend, Block, Exchange, Tokens, Work
-from .gradients import COPY, GRADIENT_STREAMS, Gradients, shape_of
+from .feed_forward import FeedForward
+from .gradients import COPY, GRADIENT_STREAMS, shape_of
 from .kernels import Kernel, Kernels, larger
 from .plan import Division
+from .routing.known import UNIFORM, Routing
 
 
-class Layers(Gradients):
+class Layers(FeedForward):
     """Builds the blocks of a model for one way of dividing it.
 
     Parameters
@@ -30,11 +32,21 @@ class Layers(Gradients):
         Tensor-parallel ranks, where nothing else is divided.
     training : bool
         Emit what a training stack runs: residual addition and norm as it fuses them, the loss.
+    routing : Routing
+        What is known of the experts tokens go to.
     """
 
-    def __init__(self, model: Transformer, kernels: Kernels, tp: int | Division, training: bool = False):
+    def __init__(
+        self,
+        model: Transformer,
+        kernels: Kernels,
+        tp: int | Division,
+        training: bool = False,
+        routing: Routing = UNIFORM,
+    ):
         self.division = tp if isinstance(tp, Division) else Division(tp, etp=tp)
         self.model, self.kernels, self.tp, self.training = model, kernels, self.division.tp, training
+        self.routing = routing
         self.heads = model.heads // self.tp
         self.kv_heads = larger(1, -(-model.kv_heads // self.tp))  # fewer KV heads than ranks: replicated
 
@@ -120,12 +132,6 @@ class Layers(Gradients):
             *self.kernels.elementwise("norm", elements, rows, 2),
         )
 
-    def _product(self, name: str, m: float, n: float, k: float, groups: float = 1) -> list[Work]:
-        """A product, and the conversion of its left operand to a narrow format before."""
-        make = self.kernels
-        before = make.quantise(groups * m * k) if make.dtype != make.wide else ()
-        return [*before, make.gemm(name, m, n, k, groups)]
-
     def _block(self, name: str, layer: int, kernels: list[Work], rows: float, divided: Any = True) -> Block:
         elements = rows * self.model.hidden
         summed: Any = np.where(divided, self._reduced(elements), 0.0)[()]
@@ -151,13 +157,13 @@ class Layers(Gradients):
             value_dim = model.v_head_dim
         else:
             width = self.heads * model.head_dim + self.kv_heads * (model.head_dim + model.v_head_dim)
-            found += self._product("qkv projection", rows, width, model.hidden)
-            if not self.training or model.family != "gpt2":
+            found += self.product("qkv projection", rows, width, model.hidden)
+            if not self.training or not model.positions:
                 found += make.elementwise("rope + cache", rows * width, rows, 2)
             linear = model.is_linear(layer)
             found += self._attend(tokens, context, self.kv_heads, model.head_dim, model.v_head_dim, linear)
             value_dim = model.v_head_dim
-        found += self._product("attention output", rows, model.hidden, self.heads * value_dim)
+        found += self.product("attention output", rows, model.hidden, self.heads * value_dim)
         return self._block("attention", layer, found, rows)
 
     def _attend(
@@ -177,7 +183,7 @@ class Layers(Gradients):
             tokens.batch, tokens.query, context, self.heads, kv_heads, head_dim, value_dim, True
         )
 
-    def _latent_attention(self, tokens: Tokens, context: int) -> list[Work]:
+    def _latent_attention(self, tokens: Tokens, context: float) -> list[Work]:
         """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
 
         Latents are replicated, heads divided. Decode attends to the shared latent directly (weights
@@ -186,54 +192,28 @@ class Layers(Gradients):
         model, make, rows = self.model, self.kernels, tokens.rows
         latent, rope = model.kv_lora_rank, model.qk_rope_head_dim
         query_width = self.heads * (model.qk_nope_head_dim + rope)
-        found = self._product("latent down", rows, (model.q_lora_rank or 0) + latent + rope, model.hidden)
+        found: list[Work] = [*self.product("latent down", rows, (model.q_lora_rank or 0) + latent + rope, model.hidden)]
         found += make.elementwise("latent norm + rope", rows * (latent + rope), rows, 2)
-        found += self._product("query up", rows, query_width, model.q_lora_rank or model.hidden)
+        found += self.product("query up", rows, query_width, model.q_lora_rank or model.hidden)
         if tokens.query == 1:
             found.append(make.gemm("absorb keys", rows, latent, model.qk_nope_head_dim, self.heads))
             found += make.attention(tokens.batch, 1, context, self.heads, 1, latent + rope, latent, True)
             found.append(make.gemm("absorb values", rows, model.v_head_dim, latent, self.heads))
         else:
             width = self.heads * (model.qk_nope_head_dim + model.v_head_dim)
-            found += self._product("key + value up", rows, width, latent)
+            found += self.product("key + value up", rows, width, latent)
             found += self._attend(tokens, context, self.heads, model.qk_nope_head_dim + rope, model.v_head_dim)
         return found
 
     def _mlp(self, layer: int, tokens: Tokens) -> Block:
-        model, rows, division = self.model, tokens.rows, self.division
+        rows, division = tokens.rows, self.division
         found: list[Work] = [*self._norm(rows)]
-        if not model.is_moe(layer):
-            return self._block("mlp", layer, found + self._feed_forward(rows, model.ffn / self.tp), rows)
+        if not self.model.is_moe(layer):
+            return self._block("mlp", layer, [*found, *self.feed_forward(rows, self.model.ffn / self.tp)], rows)
         # Experts that are not divided as the other matrices work on a rank's own tokens.
-        divided = np.equal(division.etp, self.tp)
-        found += self._experts(np.where(divided, rows, rows / self.tp)[()])  # type: ignore[arg-type]
+        divided = np.logical_and(np.equal(division.etp, self.tp), np.equal(division.ep, 1))[()]
+        found += self.mixture(np.where(divided, rows, rows / self.tp)[()], tokens.query)
+        if not division.sequence_parallel:  # every rank goes on with all tokens
+            whole: Any = np.where(divided, 0.0, self._reduced(rows * self.model.hidden))[()]
+            found += [Exchange("all_gather", "tp", whole)] if np.any(whole) else []
         return self._block("mlp", layer, found, rows, divided)
-
-    def _feed_forward(self, rows: float, width: float, groups: float = 1, name: str = "mlp") -> list[Work]:
-        make, fan = self.kernels, 2 if self.model.gated else 1
-        per_group = rows / groups
-        return [
-            *self._product(f"{name} up", per_group, fan * width, self.model.hidden, groups),
-            *make.elementwise("activation", rows * width, rows, fan + 1),
-            *self._product(f"{name} down", per_group, self.model.hidden, width, groups),
-        ]
-
-    def _experts(self, rows: float) -> list[Work]:
-        """Routed and shared experts, every expert divided over `etp` ranks; balanced routing."""
-        model, make, division = self.model, self.kernels, self.division
-        pairs = rows * model.experts_per_token
-        # Expected number of a rank's experts that at least one token of its group picks.
-        share = model.experts_per_token / model.experts
-        touched = model.experts / division.ep * (1 - (1 - share) ** (rows * division.ep))
-        found: list[Work] = [
-            make.gemm("router", rows, model.experts, model.hidden, wide=True),
-            *make.elementwise("dispatch", pairs * model.hidden, rows, 2),
-        ]
-        if model.shared_experts:
-            width = model.shared_experts * model.expert_ffn / division.etp
-            found += self._feed_forward(rows, width, name="shared expert")
-        crossing: list[Work] = []
-        if np.any(np.greater(division.ep, 1)):
-            crossing = [Exchange("all_to_all", "ep", pairs * model.hidden * make.size)]
-        found += [*crossing, *self._feed_forward(pairs, model.expert_ffn / division.etp, touched, "expert"), *crossing]
-        return [*found, *make.elementwise("combine", pairs * model.hidden, rows, 2)]

@@ -28,7 +28,8 @@ def footprint(model: Transformer, work: Workload, plan: Plan, software: Software
         return {name: float(size) for name, size in training_memory(model, work, plan, software).items()}
     size = DTYPE_BYTES[work.dtype]
     vocabulary = model.embedding_parameters() + model.head_parameters()
-    divided = (model.parameters() - vocabulary) / plan.tp
+    routed = sum(map(model.is_moe, range(model.layers))) * model.experts * model.expert_parameters()
+    divided = (model.parameters() - vocabulary - routed) / plan.tp + routed / (plan.ep * plan.etp)
     rows = work.micro_batch * (1 if work.phase == "decode" else work.sequence_length / plan.cp)
     found: dict[str, float] = {
         "weights": (divided + vocabulary / (plan.tp if software.shards_head else 1)) * size,

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from .decoders import (
     Decoder,
+    Gpt2,
     Heads,
     HeadWidth,
     LayerIndex,
@@ -27,10 +28,17 @@ from .decoders import (
 Experts = Annotated[int, Field(ge=1, le=65_536)]
 
 
+def check_top_k(top_k: int, experts: int) -> None:
+    """Refuse more experts a token than there are."""
+    if top_k > experts:
+        raise ValueError(f"num_experts_per_tok {top_k} is more than there are experts (legal: 1 to {experts})")
+
+
 class Mixture(Rotary):
     """Keys that mixtures of experts share; each family names its expert count in its own way."""
 
     num_experts_per_tok: Experts = 2
+    expert_bottleneck: Width | None = None  # our own key: BigMac's, see `Transformer.bottleneck`
 
     def _experts(self) -> int:
         raise NotImplementedError
@@ -40,11 +48,7 @@ class Mixture(Rotary):
 
     @model_validator(mode="after")
     def _enough_experts(self) -> Mixture:
-        if self.num_experts_per_tok > self._experts():
-            raise ValueError(
-                f"num_experts_per_tok {self.num_experts_per_tok} is more than there are experts "
-                f"(legal: 1 to {self._experts()})"
-            )
+        check_top_k(self.num_experts_per_tok, self._experts())
         return self
 
     def shape(self) -> dict[str, Any]:
@@ -54,6 +58,41 @@ class Mixture(Rotary):
             "experts": self._experts(),
             "experts_per_token": self.num_experts_per_tok,
             "expert_ffn": self.intermediate_size,
+            "bottleneck": self.expert_bottleneck or 0,
+            "moe_layers": moe_layers if any(moe_layers) else (),
+        }
+
+
+class Gpt2Moe(Gpt2):
+    """GPT with experts for its MLPs, as Megatron-DeepSpeed trains it; every `moe_layer_freq`-th layer a mixture.
+
+    No published configuration class: the name is ours, the keys are those of the others.
+    """
+
+    aliases: ClassVar[dict[str, str]] = {
+        **{key: name for key, name in Gpt2.aliases.items() if key != "intermediate_size"},
+        "num_experts": "num_local_experts", "n_routed_experts": "num_local_experts",
+    }  # fmt: skip
+
+    num_local_experts: Experts = 64
+    num_experts_per_tok: Experts = 1
+    moe_intermediate_size: Width | None = None
+    moe_layer_freq: Layers = 1
+    expert_bottleneck: Width | None = None
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> Gpt2Moe:
+        check_top_k(self.num_experts_per_tok, self.num_local_experts)
+        return self
+
+    def shape(self) -> dict[str, Any]:
+        """Fields of `Transformer` this family adds or changes."""
+        moe_layers = tuple((layer + 1) % self.moe_layer_freq == 0 for layer in range(self.n_layer))
+        return super().shape() | {
+            "experts": self.num_local_experts,
+            "experts_per_token": self.num_experts_per_tok,
+            "expert_ffn": self.moe_intermediate_size or self.n_inner or 4 * self.n_embd,
+            "bottleneck": self.expert_bottleneck or 0,
             "moe_layers": moe_layers if any(moe_layers) else (),
         }
 
@@ -142,6 +181,8 @@ class DeepseekV3(Mixture):
     n_shared_experts: Annotated[int, Field(ge=0, le=65_536)] | None = 1
     n_routed_experts: Experts = 256
     num_experts_per_tok: Experts = 8
+    n_group: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    topk_group: Annotated[int, Field(ge=1, le=65_536)] | None = None
     first_k_dense_replace: LayerIndex | None = 3
     moe_layer_freq: Layers = 1  # of the released file; the class has every later layer a mixture
     q_lora_rank: Width | None = 1536
@@ -156,8 +197,29 @@ class DeepseekV3(Mixture):
     def _experts(self) -> int:
         return self.n_routed_experts
 
+    @model_validator(mode="after")
+    def _groups_hold_experts(self) -> DeepseekV3:
+        groups, most = self.n_group or 1, self.topk_group or 1
+        if self.n_routed_experts % groups:
+            raise ValueError(
+                f"n_group {groups} does not divide the {self.n_routed_experts} experts "
+                f"(legal: a divisor of {self.n_routed_experts})"
+            )
+        if most > groups or most * (self.n_routed_experts // groups) < self.num_experts_per_tok:
+            least = -(-self.num_experts_per_tok * groups // self.n_routed_experts)
+            raise ValueError(
+                f"topk_group {most} of {groups} groups for {self.num_experts_per_tok} experts a token "
+                f"(legal: {least} to {groups})"
+            )
+        return self
+
     def _is_moe(self, layer: int) -> bool:
         return layer >= (self.first_k_dense_replace or 0) and layer % self.moe_layer_freq == 0
+
+    def _limit(self) -> dict[str, int]:
+        """Group-limited routing, where it limits anything."""
+        groups, most = self.n_group or 1, self.topk_group or 1
+        return {"expert_groups": groups, "groups_per_token": most} if most < groups else {}
 
     def shape(self) -> dict[str, Any]:
         """Fields of `Transformer` this family adds or changes."""
@@ -175,6 +237,7 @@ class DeepseekV3(Mixture):
             # section 2.1.2).
             "router_bias": True,
             "shared_experts": self.n_shared_experts or 0,
+            **self._limit(),
             "expert_ffn": self.moe_intermediate_size,
         }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .routing.known import UNIFORM, Routing
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -31,6 +33,8 @@ class Workload:
     host_step, host_token : float
         Seconds the host takes for a training step, and for each of its tokens (masks, positions, loading on every
         rank): a step takes at least that.
+    routing : Routing
+        What is known of the experts that its tokens go to.
     """
 
     phase: str
@@ -42,6 +46,7 @@ class Workload:
     data_loading: float = 0.0
     host_step: float = 0.0
     host_token: float = 0.0
+    routing: Routing = UNIFORM
 
     @property
     def host_floor(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ..hardware.units import format_size
 from ..simulator import Program, Trace, finish_times, run
@@ -70,12 +71,15 @@ def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
         return
     kernels = Kernels(scenario.cluster.device, scenario.software, scenario.workload.dtype)
     plan, cluster = scenario.plan, scenario.cluster
-    whole = plan.cp == 1 and not plan.sequence_parallel
-    layers = Layers(scenario.model, kernels, plan.tp if whole else plan.division)
-    groups = None if plan.cp == 1 else process_groups(cluster, plan)
-    for phase in phases(scenario, layers):
+    routing, crowd = scenario.workload.routing, 1.0
+    if any(one.technique.gathers_tokens for one in call.every):  # what the busiest rank has is in all of its work
+        crowd, routing = float(routing.load(plan.ep)), replace(routing, imbalance=1.0)
+    whole = plan.cp == 1 and plan.ep == 1 and not plan.sequence_parallel
+    layers = Layers(scenario.model, kernels, plan.tp if whole else plan.division, routing=routing)
+    groups = None if plan.cp == 1 and plan.ep == 1 else process_groups(cluster, plan)
+    for phase in phases(scenario, layers, crowd):
         name = f"{scenario.model.name} {phase.name}, {call.label}"
-        if groups is not None and not scenario.fold and plan.tp == 1:
+        if groups is not None and not scenario.fold and plan.tp == 1 and plan.ep == 1:
             build: Builder = Routed(name, cluster, kernels, groups)
         else:
             build = Builder(name, cluster, kernels, plan.tp, scenario.fold, groups)
@@ -126,12 +130,14 @@ def _result(scenario: Scenario, totals: Totals, traces: dict[str, Trace], repeat
     work, plan, device, time = scenario.workload, scenario.plan, scenario.cluster.device, totals.time
     tokens = _tokens(work)
     flops = model_flops(scenario.model, work) / plan.devices
+    call = technique_of(scenario)
     memory = footprint(scenario.model, work, plan, scenario.software)
+    for one in call.every:
+        memory = one.technique.holds(memory, plan) if one.technique.holds else memory
     room = memory["total"] <= device.memory_capacity
     if work.phase == "training":
         room = bool(fits(memory, scenario.software, device.memory_capacity))
     error = scenario.software.error if device.name in scenario.software.calibrated_on else None
-    call = technique_of(scenario)
     return Result(
         technique=call.label,
         time_s=time,
@@ -172,6 +178,13 @@ def _warnings(
         yield "nothing was communicated" + (" (plan.tp and plan.dp are 1)" if plan.devices == 1 else "")
     if not fits:
         yield f"memory does not fit: {format_size(memory['total'])} of {format_size(device.memory_capacity)}"
+    for one in call.every:
+        text = one.technique.warns(scenario.model, plan) if one.technique.warns else ""
+        if text:
+            yield text
+    lost = scenario.workload.routing.dropped()
+    if lost:
+        yield f"{lost:.1%} of the copies of tokens find no room at capacity {scenario.workload.routing.capacity:g}"
     if call.technique.name == "t3" and device.near_memory is None:
         yield f"{device.name} has no near-memory compute: T3's hardware is assumed"
     if scenario.software.error is not None and device.name not in scenario.software.calibrated_on:

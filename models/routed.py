@@ -15,6 +15,7 @@ from ..simulator.algorithms.routes import TopologyRoutes
 from .attention import beside
 from .blocks import Attend
 from .build import Builder, Handle
+from .dispatch import all_to_all
 from .groups import Group, Groups, communicator
 from .kernels import Kernel, Kernels
 
@@ -52,6 +53,7 @@ class Routed(Builder):
         self.groups, self.tensor, self.ranks = groups, groups.cp, range(count)
         self.start: Handle = ()
         self.scheme: Callable[[Attend, Builder, Handle], Handle] = beside
+        self.reach = all_to_all
         self._last: Handle = ()
         for rank in self.ranks:
             self.program.resource(f"sm[{rank}]", 1.0)

@@ -14,6 +14,7 @@ from .architecture import Transformer
 from .library import load_model
 from .pipeline.orders import check as check_schedule
 from .plan import Plan, Workload
+from .routing.choice import routing_of
 from .software import Software, load_software
 from .techniques import TechniqueCall, parse_technique
 from .training.stragglers import Stragglers
@@ -84,11 +85,15 @@ class Scenario:
         if not isinstance(data, Mapping):
             raise InputError(f"{where}: expected a mapping of keys, got {type(data).__name__}")
         file = check(ScenarioFile, dict(data), where)
-        model = load_model(file.model, f"{where}: model")
-        cluster = load_cluster(file.cluster, f"{where}: cluster")
         techniques = tuple(parse_technique(t if isinstance(t, str) else t.model_dump(), where) for t in file.techniques)
+        model = _remodelled(load_model(file.model, f"{where}: model"), techniques, where)
+        cluster = load_cluster(file.cluster, f"{where}: cluster")
         plan = _plan(file.plan, model, cluster, file.workload.phase, techniques, where)
         workload = _workload(file.workload, plan, model, cluster, where)
+        for call in techniques:
+            reason = call.technique.unfit(model, workload, plan) if call.technique.unfit else ""
+            if reason:
+                raise InputError(f"{where}: techniques: {call.technique.name} {reason}")
         if workload.phase == "training":
             batches = workload.global_batch // (plan.dp * workload.micro_batch)
             try:
@@ -148,7 +153,7 @@ def _plan(
     """Plan of a checked file section, as the techniques change it; every rule names the key and what is legal."""
     where = f"{where}: plan"
     if phase != "training":
-        for key in ("pp", "ep", "vp") if phase == "prefill" else ("pp", "cp", "ep", "vp"):
+        for key in ("pp", "vp") if phase == "prefill" else ("pp", "cp", "vp"):
             if getattr(file, key) != 1:
                 known = "training and prefill" if key == "cp" else "training"
                 raise InputError(f"{where}.{key}: {getattr(file, key)} is modelled in {known} only (legal: 1)")
@@ -233,6 +238,18 @@ def _plan(
     return plan
 
 
+def _remodelled(model: Transformer, techniques: Sequence[TechniqueCall], where: str) -> Transformer:
+    """The model as techniques of its own change it."""
+    for call in techniques:
+        if call.technique.family == "moe" and not model.experts:
+            raise InputError(
+                f"{where}: techniques: {call.technique.name}: {model.name} has no experts (legal: a mixture of experts)"
+            )
+        if call.technique.slot == "model":
+            model = call.technique.build(model, **call.options)
+    return model
+
+
 def _stragglers(file: Any, plan: Plan, where: str) -> Stragglers:
     for rank in file.factors:
         if rank >= plan.devices:
@@ -272,4 +289,5 @@ def _workload(file: Any, plan: Plan, model: Transformer, cluster: Cluster, where
         legal = ", ".join(sorted(cluster.device.peak_flops))
         raise InputError(f"{where}: workload.dtype: {cluster.device.name} has no {file.dtype} rate (legal: {legal})")
     host = (file.data_loading, file.host_step, file.host_token)
-    return Workload(file.phase, length, file.new_tokens or 0, batch, micro, file.dtype, *host)
+    routing = routing_of(file.routing, model, plan, cluster, f"{where}: workload.routing")
+    return Workload(file.phase, length, file.new_tokens or 0, batch, micro, file.dtype, *host, routing)

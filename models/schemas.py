@@ -61,6 +61,22 @@ class SoftwareFile(Strict):
     source: dict[str, str] = {}
 
 
+class RoutingFile(Strict):
+    """`workload.routing:` of a scenario; a trace is read, or made up from skew and affinity."""
+
+    trace: str | None = None
+    skew: Annotated[float, Field(ge=0, le=10)] | None = None
+    affinity: Annotated[float, Field(ge=0, le=1)] | None = None
+    partners: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    placement: str | None = None
+    imbalance: Annotated[float, Field(ge=1, le=65_536)] | None = None
+    capacity: Annotated[float, Field(gt=0, le=65_536)] | None = None
+    node_limit: Degree | None = None
+    same_device: Annotated[float, Field(ge=0, le=1)] | None = None
+    same_node: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 class WorkloadFile(Strict):
     """`workload:` of a scenario."""
 
@@ -75,6 +91,7 @@ class WorkloadFile(Strict):
     data_loading: Annotated[float, Field(ge=0, le=3600)] = 0.0
     host_step: Annotated[float, Field(ge=0, le=3600)] = 0.0
     host_token: Annotated[float, Field(ge=0, le=1)] = 0.0
+    routing: RoutingFile | None = None
     dtype: Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"] = "bf16"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 from .blocks import Block, Tokens, Work
 from .layers import Layers
@@ -25,6 +26,10 @@ class Step:
         In order; two reductions per layer.
     side_by_side : callable
         Merges the blocks of one layer into one (the PaLM arrangement).
+    tokens : float
+        New ones of a rank.
+    cache_bytes : float
+        Keys and values that the pass adds to a rank's cache [B].
     """
 
     name: str
@@ -32,6 +37,8 @@ class Step:
     blocks: tuple[Block, ...]
     exit: tuple[Work, ...]
     side_by_side: Callable[[tuple[Block, ...]], Block]
+    tokens: Any = 0.0
+    cache_bytes: Any = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,8 @@ class Phase:
     repeat: int
 
 
-def phases(scenario: Scenario, layers: Layers) -> tuple[Phase, ...]:
-    """Programs an inference scenario consists of.
+def phases(scenario: Scenario, layers: Layers, crowd: float = 1.0) -> tuple[Phase, ...]:
+    """Programs an inference scenario consists of, on a rank with `crowd` times the mean of tokens.
 
     A generate run is one prefill, which yields the first token, and `new_tokens - 1` decode steps;
     the cost of a decode step is linear in the context, so one at mean context stands for all.
@@ -63,7 +70,7 @@ def phases(scenario: Scenario, layers: Layers) -> tuple[Phase, ...]:
     steps = work.new_tokens - 1 if work.phase == "generate" else 1
     if work.phase in ("decode", "generate") and steps:
         context = total if software.static_cache else work.sequence_length + work.new_tokens // 2
-        tokens = Tokens(micro, 1, context)
+        tokens = Tokens(micro * crowd, 1, context)
         found.append(Phase("decode", (forward_step("decode", layers, tokens, every, True),), passes * steps))
     return tuple(found)
 
@@ -92,7 +99,11 @@ def forward_step(name: str, layers: Layers, tokens: Tokens, which: Iterable[int]
     def side_by_side(pair: tuple[Block, ...]) -> Block:
         return pair[0] if len(pair) == 1 else layers.side_by_side(*pair)
 
-    return Step(name, (), tuple(blocks), layers.head(tokens, every_token), side_by_side)
+    # As much of a latent on every rank, of whole heads those of the rank.
+    model = layers.model
+    share = 1.0 if model.attention == "mla" else layers.kv_heads / model.kv_heads
+    added = tokens.rows * model.kv_bytes_per_token(layers.kernels.size) * share
+    return Step(name, (), tuple(blocks), layers.head(tokens, every_token), side_by_side, tokens.rows, added)
 
 
 def backward_step(layers: Layers, forward: Step, recompute: str) -> Step:

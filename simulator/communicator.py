@@ -7,7 +7,7 @@ cluster or a caller may pin one instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class Collective:
         The reads among them.
     channels : int
         Compute units the kernel occupies.
+    crossing : float, optional
+        Of the bytes sent, those that leave by the network adapter [B]; None where they are the kind's usual part.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Collective:
     memory_bytes: float
     read_bytes: float
     channels: int
+    crossing: float | None = None
 
 
 class Communicator(FabricCosts):
@@ -121,6 +124,16 @@ class Communicator(FabricCosts):
         options = [("direct", name, self.shifted(size, name, distance)) for name in (LOW, BULK)]
         name, protocol, time = options[int(self._choice(options))]
         return self._priced("send_recv", name, protocol, float(time), size)
+
+    def scattered(self, inside: float, across: float) -> Collective:
+        """Messages to all ranks at once, not in equal parts: `inside` bytes to the node's, `across` to others'."""
+        if self.size == 1 or inside + across == 0:
+            return Collective("all_to_all", "none", "none", 0.0, 0.0, 0.0, 0.0, 0)
+        options = [("direct", name, self.messages(inside, across, name)) for name in (LOW, BULK)]
+        name, protocol, time = options[int(self._choice(options))]
+        sent = inside + across
+        whole = self._priced("all_to_all", name, protocol, float(time), sent)
+        return replace(whole, sent_bytes=sent, memory_bytes=2 * sent, read_bytes=sent, crossing=across)
 
     def times(self, kind: str, sizes: Any) -> np.ndarray:
         """Times of the library's choice for an array of sizes.

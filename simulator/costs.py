@@ -165,20 +165,23 @@ class FabricCosts:
 
     def exchange(self, kind: str, size: Any, protocol: str) -> Any:
         """All peers at once: `size` bytes leave a rank, less its own part."""
-        n, cluster = self.size, self.cluster
-        inside, across = self.exchanging(protocol)
-        rate = self.rate(inside, everyone=kind == "all_to_all")
         if kind == "send_recv":
             # One message has one way, where a ring's may be spread over several.
+            rate = self.rate(self.exchanging(protocol)[0])
             pair = min(self._shares[False], self.cluster.share(2, stride=self.stride)) / self._shares[False]
             return self._message(size, protocol, rate * pair)
-        chunk = size / n
-        time = (self.local - 1 + inside.copy) * chunk / rate
+        chunk = size / self.size
+        return self.messages((self.local - 1) * chunk, (self.size - self.local) * chunk, protocol, chunk)
+
+    def messages(self, within: Any, beyond: Any, protocol: str, own: Any = 0.0) -> Any:
+        """Messages to all peers: bytes to those of the node, to those beyond it, and a part that stays [B]."""
+        inside, across = self.exchanging(protocol)
+        time = (within + inside.copy * own) / self.rate(inside, everyone=True)
         base = inside.base + (self.local - 1) * inside.hop
-        if across is not None and cluster.nic is not None:
+        if across is not None and self.cluster.nic is not None:
             # Every rank has an adapter of its own, busy beside the links.
-            time = np.maximum(time, (n - self.local) * chunk / self.adapter_rate(across, everyone=True))
-            base = max(base, across.base + (n - self.local) * across.hop)
+            time = np.maximum(time, beyond / self.adapter_rate(across, everyone=True))
+            base = max(base, across.base + (self.size - self.local) * across.hop)
         return base + time
 
     def shifted(self, size: Any, protocol: str, distance: int) -> Any:

@@ -114,6 +114,8 @@ def exchange(
     element_bytes: float,
     units: int = 24,
     node_limit: int | None = None,
+    local: int | None = None,
+    reach: tuple[float, float] | None = None,
 ) -> Exchange:
     """Cost of sending every rank's tokens to their experts, or of the results' way back.
 
@@ -133,19 +135,24 @@ def exchange(
         Compute units that copy.
     node_limit : int, optional
         Most nodes a token may reach (group-limited routing).
+    local : int, optional
+        Ranks of the group in a node; default as many as fit.
+    reach : tuple of float, optional
+        Mean number of (ranks, nodes) that a token reaches; default that of uniform routing.
 
     Returns
     -------
     Exchange
     """
-    local = min(ranks, cluster.devices_per_node)
-    nodes = -(-ranks // cluster.devices_per_node)
+    local = min(ranks, cluster.devices_per_node) if local is None else local
+    nodes = -(-ranks // local)
     token = hidden * element_bytes
     if kernel.deduplicated:
-        allowed = min(nodes, node_limit or nodes)
-        reachable = max(experts * allowed // nodes, top_k)
-        per_node = expected_hit(allowed, reachable, top_k)
-        copies = expected_hit(allowed * local, reachable, top_k)
+        if reach is None:
+            allowed = min(nodes, node_limit or nodes)
+            reachable = max(experts * allowed // nodes, top_k)
+            reach = expected_hit(allowed * local, reachable, top_k), expected_hit(allowed, reachable, top_k)
+        copies, per_node = reach
         # The token crosses once per node; there 1 / local of its targets is where it lands.
         nic = tokens * token * per_node * (nodes - 1) / nodes
         link = tokens * token * copies * (local - 1) / local

@@ -1,8 +1,10 @@
 """Techniques from the literature, one file each, found by name.
 
-A technique is a function ``(step, build, **options)`` that emits the program of one pass over the
-model; reading it tells the mechanism of the paper. Registering is a decorator, so a new technique
-is one new file in a family folder.
+A technique is a function; reading it tells the mechanism of the paper. What it is given depends on what it
+arranges: the blocks of a pass, ``(step, build, **options)``; attention over divided sequences, ``(attend, build,
+after, **options)``; the way of tokens to experts and back, ``(experts, build, **options)``; or the model itself,
+``(model, **options)``. A scenario has at most one technique of each kind. Registering is a decorator, so a new
+technique is one new file in a family folder.
 """
 
 from __future__ import annotations
@@ -18,9 +20,13 @@ from typing import Any, TypeVar, get_args
 from ...hardware.errors import InputError, nearest
 
 BASELINE = "baseline"
+SLOTS = {"tensor_parallel": "layers", "sequence_parallel": "attention", "moe": "experts"}
+"""What techniques of a family arrange, unless they say otherwise."""
 
-# (step, build, **options) -> handle of the last reductions
-Arranges = TypeVar("Arranges", bound=Callable[..., tuple[int, ...]])
+WHAT = {"layers": "layers", "attention": "attention", "experts": "the way to experts", "model": "the model"}
+
+# Handle of the last reductions, work of a layer with experts, or a model.
+Arranges = TypeVar("Arranges", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,9 @@ class Technique:
     name, family, paper, needs : str
         `needs` says what hardware or model change it asks for.
     build : callable
-        ``build(step, program, **options)``; of family sequence_parallel ``build(attend, program, after, **options)``.
+        See the module.
+    slot : str
+        What it arranges: layers | attention | experts | model.
     closed_form : bool
         Whether a `Clock` can stand in for the program: false where tasks are made by hand.
     replan : callable, optional
@@ -40,16 +48,32 @@ class Technique:
     shares : callable, optional
         ``shares(heads, cp, **options)``: whether that many ranks can divide sequences of that many heads so; of
         arrays, where.
+    unfit : callable, optional
+        ``unfit(model, workload, plan)``: why it cannot be used there, and what is legal; empty where it can.
+    finish : callable, optional
+        ``finish(step, build, **options)``: work that ends a pass.
+    holds : callable, optional
+        ``holds(memory, plan)``: memory of a device by use, as it changes it.
+    warns : callable, optional
+        ``warns(model, plan)``: what to know before its result is used; empty for nothing.
+    gathers_tokens : bool
+        Whether a device has as many tokens in all of its work as its experts attract.
     """
 
     name: str
     family: str
     paper: str
     needs: str
-    build: Callable[..., tuple[int, ...]]
+    build: Callable[..., Any]
+    slot: str
     closed_form: bool = True
     replan: Callable[[Any], Any] | None = None
     shares: Callable[..., Any] | None = None
+    unfit: Callable[[Any, Any, Any], str] | None = None
+    finish: Callable[..., Any] | None = None
+    holds: Callable[[dict[str, float], Any], dict[str, float]] | None = None
+    warns: Callable[[Any, Any], str] | None = None
+    gathers_tokens: bool = False
 
     @property
     def options(self) -> Mapping[str, inspect.Parameter]:
@@ -66,40 +90,51 @@ class TechniqueCall:
     ----------
     technique : Technique
     options : mapping
-    attention : TechniqueCall, optional
-        Of family sequence_parallel: what arranges attention inside this one.
+    inner : Mapping
+        What arranges attention, experts and the model inside this one, by slot.
     """
 
     technique: Technique
     options: Mapping[str, Any] = field(default_factory=dict)
-    attention: TechniqueCall | None = None
+    inner: Mapping[str, TechniqueCall] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """Name as a table shows it."""
         extra = ", ".join(f"{k}={v}" for k, v in self.options.items())
         own = f"{self.technique.name} ({extra})" if extra else self.technique.name
-        if self.attention is None:
-            return own
-        return self.attention.label if self.technique.name == BASELINE else f"{own} + {self.attention.label}"
+        parts = [call.label for call in self.inner.values()]
+        return " + ".join(parts if parts and self.technique.name == BASELINE else [own, *parts])
+
+    @property
+    def every(self) -> tuple[TechniqueCall, ...]:
+        """The call and those inside it."""
+        return (self, *self.inner.values())
 
     @property
     def closed_form(self) -> bool:
         """Whether a `Clock` can stand in for the program."""
-        return self.technique.closed_form and (self.attention is None or self.attention.technique.closed_form)
+        return all(call.technique.closed_form for call in self.every)
 
     def shares(self, heads: Any, cp: Any) -> Any:
         """Whether `cp` ranks can divide sequences of `heads` heads as this asks; of arrays, where."""
-        inner = self.attention
+        inner = self.inner.get("attention")
         if inner is None or inner.technique.shares is None:
             return True
         return inner.technique.shares(heads, cp, **inner.options)
 
     def emit(self, step: Any, build: Any) -> tuple[int, ...]:
         """A pass as the technique arranges it; the handle of its end."""
-        if self.attention is not None:
-            build.scheme = partial(self.attention.technique.build, **self.attention.options)
-        return self.technique.build(step, build, **self.options)
+        attention, experts = self.inner.get("attention"), self.inner.get("experts")
+        if attention is not None:
+            build.scheme = partial(attention.technique.build, **attention.options)
+        if experts is not None:
+            build.reach = partial(experts.technique.build, **experts.options)
+        done: tuple[int, ...] = self.technique.build(step, build, **self.options)
+        for call in self.every:
+            if call.technique.finish is not None:
+                done = build.compute(call.technique.finish(step, build, **call.options), after=done)
+        return done
 
 
 _REGISTRY: dict[str, Technique] = {}
@@ -110,15 +145,13 @@ def technique(
     family: str,
     paper: str,
     needs: str = "nothing",
-    closed_form: bool = True,
-    replan: Callable[[Any], Any] | None = None,
-    shares: Callable[..., Any] | None = None,
+    **traits: Any,
 ) -> Callable[[Arranges], Arranges]:
-    """Register the decorated function under its own name."""
+    """Register the decorated function under its own name; `traits` are further fields of `Technique`."""
 
     def register(build: Arranges) -> Arranges:
-        name = build.__name__
-        _REGISTRY[name] = Technique(name, family, paper, needs, build, closed_form, replan, shares)
+        traits.setdefault("slot", SLOTS[family])
+        _REGISTRY[build.__name__] = Technique(build.__name__, family, paper, needs, build, **traits)
         return build
 
     return register
@@ -165,17 +198,17 @@ def combined(calls: Sequence[TechniqueCall]) -> TechniqueCall:
     Raises
     ------
     InputError
-        When several techniques of one family are named: they replace each other.
+        When several techniques that arrange the same are named: they replace each other.
     """
     found: dict[str, TechniqueCall] = {}
     for call in calls:
-        family = call.technique.family
-        if family in found:
-            names = f"{found[family].technique.name}, {call.technique.name}"
-            raise InputError(f"techniques: {names} exclude each other (legal: one of family {family})")
-        found[family] = call
-    layers = found.get("tensor_parallel") or TechniqueCall(registry()[BASELINE])
-    return replace(layers, attention=found.get("sequence_parallel"))
+        slot = call.technique.slot
+        if slot in found:
+            names = f"{found[slot].technique.name}, {call.technique.name}"
+            raise InputError(f"techniques: {names} exclude each other (legal: one that arranges {WHAT[slot]})")
+        found[slot] = call
+    layers = found.pop("layers", None) or TechniqueCall(registry()[BASELINE])
+    return replace(layers, inner={slot: found[slot] for slot in WHAT if slot in found})
 
 
 def _check_option(where: str, name: str, key: str, value: Any, annotation: Any) -> None:
@@ -185,5 +218,7 @@ def _check_option(where: str, name: str, key: str, value: Any, annotation: Any) 
             raise InputError(
                 f"{where}: {name}.{key}: {value!r} (legal: {', '.join(choices)}){nearest(str(value), list(choices))}"
             )
+    elif annotation is float and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1):
+        raise InputError(f"{where}: {name}.{key}: {value!r} (legal: a share above 0, up to 1)")
     elif annotation is int and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 4096):
         raise InputError(f"{where}: {name}.{key}: {value!r} (legal: a whole number from 1 to 4096)")

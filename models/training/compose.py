@@ -22,6 +22,7 @@ from ..groups import Groups
 from ..kernels import Kernels
 from ..layers import Layers
 from ..plan import Plan
+from ..routing.known import Routing
 from ..step import Step, backward_step, forward_step
 from ..techniques import TechniqueCall
 from .cost import Cost
@@ -62,6 +63,7 @@ class Composer:
     tokens : Tokens
         Of one micro-batch, on one rank.
     technique : TechniqueCall
+    routing : Routing
     play : callable, optional
         Plays a program of tasks; None takes the closed form.
     known : dict
@@ -75,13 +77,14 @@ class Composer:
     plan: Plan
     tokens: Tokens
     technique: TechniqueCall
+    routing: Routing
     play: Play | None = None
     known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @property
     def layers(self) -> Layers:
         """Blocks of the model as the plan divides it."""
-        return Layers(self.model, self.kernels, self.plan.division, training=True)
+        return Layers(self.model, self.kernels, self.plan.division, training=True, routing=self.routing)
 
     def layer(self, which: int, recompute: str, split: bool) -> Passes:
         """One layer among others of its kind.

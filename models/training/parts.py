@@ -299,7 +299,7 @@ def _composed(
     tokens = Tokens(work.micro_batch, work.sequence_length / plan.cp, work.sequence_length)
     shared: dict[tuple[Any, ...], Any] = {} if known is None else known
     groups = shared.setdefault(("groups",), process_groups(cluster, plan))
-    composer = Composer(model, cluster, kernels, groups, plan, tokens, technique, play, shared)
+    composer = Composer(model, cluster, kernels, groups, plan, tokens, technique, work.routing, play, shared)
     split = plan.schedule in SPLIT
     host = kernels.software.host_per_kernel
     partly = plan.recompute == "full" and plan.recompute_layers is not None

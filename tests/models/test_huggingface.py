@@ -70,6 +70,7 @@ DEFAULTS = {
     "llama": (4096, 32, 32, 32, 128, 11008, 32000),
     "mistral": (4096, 32, 32, 8, 128, 14336, 32000),
     "gpt2": (768, 12, 12, 12, 64, 3072, 50257),
+    "gpt2_moe": (768, 12, 12, 12, 64, 3072, 50257),
     "mixtral": (4096, 32, 32, 8, 128, 14336, 32000),
     "qwen3": (4096, 32, 32, 32, 128, 22016, 151936),
     "qwen3_moe": (2048, 24, 32, 4, 64, 6144, 151936),
@@ -83,14 +84,14 @@ def test_absent_keys_take_the_class_default(kind: str) -> None:
     m = read_config({"model_type": kind})
     assert (m.hidden, m.layers, m.heads, m.kv_heads, m.head_dim, m.ffn, m.vocab) == DEFAULTS[kind]
     assert m.family == m.name == kind
-    assert m.gated == (kind != "gpt2")
-    assert m.tied_embeddings == (kind == "gpt2")
+    assert m.gated == (not kind.startswith("gpt2"))
+    assert m.tied_embeddings == kind.startswith("gpt2")
 
 
 @pytest.mark.parametrize(
     ("kind", "experts", "visited", "width", "mixtures"),
     [("mixtral", 8, 2, 14336, 32), ("qwen3_moe", 128, 8, 768, 24),
-     ("deepseek_v3", 256, 8, 2048, 58), ("gpt_oss", 128, 4, 2880, 36)],
+     ("deepseek_v3", 256, 8, 2048, 58), ("gpt_oss", 128, 4, 2880, 36), ("gpt2_moe", 64, 1, 3072, 12)],
 )  # fmt: skip
 def test_mixture_defaults(kind: str, experts: int, visited: int, width: int, mixtures: int) -> None:
     m = read_config({"model_type": kind})
@@ -220,7 +221,7 @@ def test_wrong_types_and_absurd_sizes_name_key_and_legal_range(tmp_path: Path, k
     ({"model_type": "mixtral", "num_experts": 4, "num_local_experts": 8},
      "disagrees with num_experts 4"),
     ({"model_type": "lama"}, "llama"),
-    ({"model_type": "mamba2"}, "legal: deepseek_v3, gpt2, gpt_oss, llama, mistral"),
+    ({"model_type": "mamba2"}, "legal: deepseek_v3, gpt2, gpt2_moe, gpt_oss, llama, mistral"),
     ({"model_type": ["llama"]}, "unknown"),
     ({"hidden_size": 64}, "model_type: missing (legal: deepseek_v3"),
     ({"model_type": "llama", 3: 4}, "key must be a string"),

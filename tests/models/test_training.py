@@ -14,6 +14,7 @@ from commlens.models.kernels import Kernels
 from commlens.models.library import load_model
 from commlens.models.memory import footprint
 from commlens.models.plan import Plan, Workload
+from commlens.models.routing.known import UNIFORM
 from commlens.models.software import load_software
 from commlens.models.techniques import parse_technique
 from commlens.models.training.compose import Composer
@@ -45,7 +46,8 @@ def test_forward_products_of_a_rank_are_its_share_of_the_models():
     case = scenario({"tp": 4})
     kernels = Kernels(case.cluster.device, case.software, "bf16", training=True)
     parts = parts_of(case.model, case.cluster, kernels, case.workload, case.plan, parse_technique("baseline"))
-    layers = Composer(case.model, case.cluster, kernels, None, case.plan, None, parse_technique("baseline")).layers
+    call = parse_technique("baseline")
+    layers = Composer(case.model, case.cluster, kernels, None, case.plan, None, call, UNIFORM).layers
     from commlens.models.blocks import Tokens
 
     tokens = Tokens(1, 2048, 2048)
