@@ -6,7 +6,8 @@ so experts that follow each other are put on one device, or at least on one node
 counted by pair of experts; the published two stages, nodes and then the devices of each, are one of the starts.
 
 A local search finds a placement (`placement_search`), each boundary alone says how few moves there must be
-(`placement_bounds`), and where the integer program is small it closes what is left (`placement_program`).
+(`placement_bounds`), and where the integer program is small it closes what is left (`placement_program`). For a
+few experts the best placement is found outright (`placement_exact`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..hardware.errors import InputError
 from .placement_bounds import boundary_bound
+from .placement_exact import few, shortest_path
 from .placement_problem import PlacementProblem, counted, placed, placement_problem, shares
 from .placement_program import fits, integer_program
 from .placement_replicas import Replicas, replicate
@@ -31,7 +33,7 @@ __all__ = ["Placement", "Replicas", "crossings", "place_experts", "replicate", "
 # A gap below this is the tolerance of the solvers that give the bound.
 _PROVED = 1e-5
 # Parts of the time limit after which the bounds, and a search that the program follows, have to be done.
-_BOUNDING, _SEARCHING = 0.2, 0.5
+_BOUNDING, _SEARCHING = 0.1, 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,12 +184,12 @@ def place_experts(
     seed : int, default 0
         Of all draws.
     restarts : int, default 8
-        Placements to begin from: rank order, the two stages, threads of experts, chains of layers.
+        Placements to begin from: threads of experts, the two stages, rank order, chains of layers, and again.
     kicks : int, default 60
         Times the best of these is disturbed and improved again.
     prove : bool, default True
-        Whether to spend time on the bound: a linear program per boundary, and the integer program if it is
-        small. Without, the bound is a rough one.
+        Whether to spend time on the bound: a linear program per boundary, and a shortest path or the integer
+        program where these are small. Without, the bound is a rough one.
     progress : callable, optional
         Called as ``progress(done, total)``.
 
@@ -221,12 +223,16 @@ def place_experts(
             progress(done, total)
 
     bound = boundary_bound(problem, begin + time_limit * _BOUNDING if prove else begin, tick)
-    program = prove and fits(problem, time_limit)
+    exact = prove and few(problem)
+    program = prove and not exact and fits(problem, time_limit)
     search = Search(problem, np.random.default_rng(seed), begin + time_limit * (_SEARCHING if program else 1.0))
     even = problem.experts % devices == 0
     search.offer(rank_order(problem.layers, problem.experts, devices) if even else chain(problem, search.random))
+    best = shortest_path(problem, search.until) if exact else None
+    if best is not None:
+        bound = search.offer(best)
     search.run(restarts, kicks, bound * (1 + _PROVED), tick)
-    device, late, closed = search.best, search.over, False
+    device, late, closed = search.best, search.cut, False
     tick(total - 1)
     if program and not _near(search.best_value, bound):
         answer = integer_program(problem, device, begin + time_limit - perf_counter())

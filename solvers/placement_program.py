@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .placement_bounds import levels, partners
+from .placement_exact import named
 from .placement_problem import Ints, PlacementProblem
 
 _SOLVER = 1e-6  # HiGHS's tolerance on feasibility, and so of the bound
@@ -51,7 +52,7 @@ def integer_program(problem: PlacementProblem, start: Ints, time_limit: float) -
 
     begin = perf_counter()
     layers, experts, devices = problem.layers, problem.experts, problem.devices
-    start = _named(problem, start)
+    start = named(problem, start[:1])[0][start]
     scale = problem.objective(start) or 1.0  # so that the objective sought is near 1
     model = pulp.LpProblem("placement", pulp.LpMinimize)
     x = np.array(
@@ -156,16 +157,6 @@ def _name_devices(model: Any, x: Any, inside: int) -> None:
                 model += _sum(x[e, c : c + 1]) <= _sum(x[:e, c - 1])
             else:
                 model += _sum(x[e, c : c + inside]) <= _sum(x[:e, c - inside : c].ravel())
-
-
-def _named(problem: PlacementProblem, device: Ints) -> Ints:
-    """Rename devices as the program does."""
-    lowest = np.full(problem.devices, problem.experts)
-    np.minimum.at(lowest, device[0], np.arange(problem.experts))
-    table = lowest.reshape(problem.nodes, -1)
-    nodes = np.argsort(table.min(axis=1), kind="stable")
-    order = (np.argsort(table, axis=1, kind="stable") + np.arange(problem.nodes)[:, None] * table.shape[1])[nodes]
-    return np.asarray(np.argsort(order.ravel())[device])
 
 
 def _legal(problem: PlacementProblem, device: Ints) -> bool:

@@ -28,19 +28,24 @@ class Search:
     best : ndarray of int, shape (layers, experts)
     best_value : float
         Its objective.
+    cut : bool
+        Whether time cut anything short.
     """
 
     def __init__(self, problem: PlacementProblem, random: np.random.Generator, until: float = np.inf) -> None:
         self.problem = problem
         self.random = random
-        self.until = until
+        self.until = self._pause = until
+        self.cut = False
         self.best: Ints = np.empty((0, 0), dtype=np.int64)
         self.best_value = np.inf
 
     @property
     def over(self) -> bool:
-        """Whether time is up."""
-        return perf_counter() >= self.until
+        """Whether time is up, for now or for good."""
+        late = perf_counter() >= self._pause
+        self.cut = self.cut or late
+        return late
 
     def offer(self, device: Ints) -> float:
         """Keep a placement if it is the best so far; returns its objective."""
@@ -52,15 +57,21 @@ class Search:
     def run(self, restarts: int, kicks: int, enough: float, tick: Callable[[], None] = lambda: None) -> None:
         """Search from so many starts, then with so many kicks, until the objective is good enough or time is up."""
         for attempt in range(restarts):
-            if self.over or self.best_value <= enough:
+            if self.best_value <= enough:
+                return
+            # Each start gets an equal part of the time left, and so does the best of them afterwards.
+            now = perf_counter()
+            self._pause = now + (self.until - now) / (restarts - attempt + 1)
+            if self.over:
                 break
             self.begin_from(self._start(attempt))
             tick()
+        self._pause = self.until
         if self.over or self.best_value <= enough:
             return
-        current, value = State(self.problem, self.best), self.best_value
-        current.stale_layer[:] = False
-        current.stale_pair[:] = False
+        current = State(self.problem, self.best)
+        self._improve(current)
+        value = self.offer(current.device)
         for _ in range(kicks):
             if self.over or self.best_value <= enough:
                 break
@@ -89,16 +100,16 @@ class Search:
                 return
 
     def _start(self, attempt: int) -> Ints:
-        """Rank order first, the two stages second, then threads with noise and now and then a chain."""
+        """Threads first, which are best as a rule; then two stages, rank order, chains, and threads with noise."""
         problem = self.problem
         even = problem.experts % problem.devices == 0
-        if attempt == 0 and even:
-            return starts.rank_order(problem.layers, problem.experts, problem.devices)
         if not even or attempt % 4 == 3:
             return starts.chain(problem, self.random)
         if attempt % 4 == 1 and 1 < problem.nodes < problem.devices:
             return self._two_stages()
-        return starts.threads(problem, self.random, noisy=attempt > 1)
+        if attempt == 2:
+            return starts.rank_order(problem.layers, problem.experts, problem.devices)
+        return starts.threads(problem, self.random, noisy=attempt > 0)
 
     def _two_stages(self) -> Ints:
         """Experts to nodes first, and then to the devices of each node."""
@@ -114,15 +125,17 @@ class Search:
         return device
 
     def _part(self, share: np.ndarray[tuple[int, ...], np.dtype[np.float64]], devices: int) -> Ints:
-        search = Search(PlacementProblem(share, 1.0 - np.eye(devices)), self.random, self.until)
+        now = perf_counter()  # half the time for the nodes, half of the rest for the devices of the first, ...
+        search = Search(PlacementProblem(share, 1.0 - np.eye(devices)), self.random, now + (self._pause - now) / 2)
         search.begin_from(starts.threads(search.problem, self.random))
+        self.cut = self.cut or search.cut
         return search.best
 
     def _improve(self, state: State) -> None:
         """Place layers anew and exchange experts of two devices until neither helps."""
         while not self.over:
             self._sweep(state)
-            if self.over or not exchange(state, self.random):
+            if self.over or not exchange(state, self.random, lambda: self.over):
                 return
 
     def _sweep(self, state: State) -> None:

@@ -22,7 +22,7 @@ class State:
     stale_layer : ndarray of bool, shape (layers,)
         Layers whose neighbours changed since they were last placed anew.
     stale_pair : ndarray of bool, shape (devices, devices)
-        Pairs of devices for which exchanging experts may have become worth while.
+        Pairs of devices of which one holds other experts since an exchange between them was last tried.
     """
 
     def __init__(self, problem: PlacementProblem, device: Ints) -> None:
@@ -65,9 +65,6 @@ class State:
             self.stale_layer[layer + 1] = True
         touched = np.zeros(problem.devices, dtype=bool)
         touched[source] = touched[target] = True
-        node = problem.node
-        if (node[source] != node[target]).any():  # what others pay between nodes has changed as well
-            touched = np.isin(node, node[touched])
         self.stale_pair[touched] = True
         self.stale_pair[:, touched] = True
 

@@ -9,6 +9,7 @@ if another layer sees the other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,13 +29,18 @@ class Exchange(NamedTuple):
     gets: Ints
 
 
-def exchange(state: State, random: np.random.Generator) -> bool:
-    """Try pairs of devices not tried since they changed, many at a time; returns whether one saved anything."""
+def exchange(state: State, random: np.random.Generator, over: Callable[[], bool] = lambda: False) -> bool:
+    """Try pairs of devices that changed since they were tried, many at a time, until it is over.
+
+    Returns whether an exchange saved anything.
+    """
     changed = False
     for first, second in _matchings(state.problem.devices):
         wanted = state.stale_pair[first, second]
         if not wanted.any():
             continue
+        if over():
+            break
         a, b = first[wanted], second[wanted]
         state.stale_pair[a, b] = False
         applied: list[int] = []
@@ -89,23 +95,26 @@ def best_exchanges(state: State, a: Ints, b: Ints, random: np.random.Generator) 
         x, y = one[:-1, :, :, None], other[1:, :, None, :]
         return np.where((x >= 0) & (y >= 0), problem.share[boundary, x, y], 0.0) * double
 
-    both, give_get, get_give, back = met(gives, gives), met(gives, gets), met(gets, gives), met(gets, gets)
+    # What is saved at a boundary, by what the upper layer gives or gets and the state of the lower layer.
+    state_shape = (problem.layers - 1, pairs, size, size * size)
+    giving = (met(gives, gives)[..., :, None] - met(gives, gets)[..., None, :]).reshape(state_shape)
+    getting = (met(gets, gives)[..., :, None] - met(gets, gets)[..., None, :]).reshape(state_shape)
     value = np.full((pairs, len(shifts), size * size), np.inf)
     for k, s in enumerate(shifts):
         value[:, k] = np.where(flat == s, alone[0], np.inf)
     origin = []
     for above in range(problem.layers - 1):
-        together = both[above][:, :, None, :, None] - give_get[above][:, :, None, None, :]
-        together = together - get_give[above][:, None, :, :, None] + back[above][:, None, :, None, :]
-        step = value[..., None] - together.reshape(pairs, 1, size * size, size * size)
-        before = step.argmin(axis=2)
-        least = np.take_along_axis(step, before[:, :, None], axis=2)[:, :, 0] + alone[above + 1][:, None]
+        both = value.reshape(pairs, len(shifts), size, size, 1) + getting[above][:, None, None]
+        got = both.argmin(axis=3)
+        step = both.min(axis=3) - giving[above][:, None]
+        given = step.argmin(axis=2)[:, :, None]
+        origin.append((given * size + np.take_along_axis(got, given, axis=2))[:, :, 0])
+        least = step.min(axis=2) + alone[above + 1][:, None]
         value = np.full_like(value, np.inf)
         for k, s in enumerate(shifts):
             for sign in (-1, 0, 1):
                 if s - sign in shifts:
                     value[:, k] = np.where(flat == sign, least[:, shifts.index(s - sign)], value[:, k])
-        origin.append(before)
     end = value[:, shifts.index(0)]
     last = end.argmin(axis=1)
     found = []
