@@ -88,7 +88,7 @@ class Experts(nn.Module):
         # Tokens in the order of their experts; each expert works on its own.
         order = chosen.flatten().argsort(stable=True)
         rows, counts = order // self.top_k, torch.bincount(chosen.flatten(), minlength=experts).tolist()
-        parts = zip(x[rows].split(counts), self.up.unbind(), self.down.unbind(), strict=True)
+        parts = zip(torch.split(x[rows], counts), self.up.unbind(), self.down.unbind(), strict=True)
         done = torch.cat([silu(part @ up) @ down for part, up, down in parts])
         return torch.zeros_like(x).index_add(0, rows, done * gates.flatten()[order, None])
 
@@ -104,7 +104,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shape (batch, tokens, width), as comes."""
         x = x + self.attention(self.before(x))
-        return x + self.experts(self.after(x).flatten(0, 1)).view_as(x)
+        out: Tensor = x + self.experts(self.after(x).flatten(0, 1)).view_as(x)
+        return out
 
 
 class SmallMoe(nn.Module):

@@ -192,12 +192,15 @@ class _Reader:
                 ids, gates = self._choice(floats)
             else:
                 gates = next((t for t in floats if t.shape == ids.shape), None)
-            count = self._count(ids, floats)
+            count, k = self._count(ids, floats), int(ids.shape[-1])
+            if k == count > 2 and int(ids.max()) <= 1:
+                raise InputError(f"{self.name}: returns a mask of experts (legal: choose=function from what the router "
+                                 "returns to ids)")  # fmt: skip
             if gates is None:
-                wide = next((t for t in floats if t.shape[-1] == count and t.numel() * ids.shape[-1] == ids.numel() *
-                             count), None)  # fmt: skip
-                gates = None if wide is None else wide.reshape(-1, count).gather(-1, ids.reshape(-1, ids.shape[-1]))
-            shape = (-1, int(ids.shape[-1]))
+                size = ids.numel() // k * count
+                wide = next((t for t in floats if t.shape[-1] == count and t.numel() == size), None)
+                gates = None if wide is None else wide.reshape(-1, count).gather(-1, ids.reshape(-1, k))
+            shape = (-1, k)
             kept = None if gates is None else gates.detach().float().reshape(shape).cpu().numpy()
             return ids.detach().reshape(shape).cpu().numpy().astype(np.int32), kept, count
 
