@@ -251,8 +251,8 @@ def place_experts(
     changes, node_changes = problem.crossings(device)
     return Placement(
         device,
-        devices,
-        nodes,
+        int(devices),
+        int(nodes),
         cost,
         bound,
         gap,

@@ -22,8 +22,8 @@ def few(problem: PlacementProblem) -> bool:
     if problem.least is not None or problem.experts > 12:
         return False
     inside = problem.devices // problem.nodes
-    ways = factorial(problem.experts) // factorial(problem.experts // problem.devices) ** problem.devices
-    names = factorial(problem.nodes) * factorial(inside) ** problem.nodes
+    ways = int(factorial(problem.experts) // factorial(problem.experts // problem.devices) ** problem.devices)
+    names = int(factorial(problem.nodes) * factorial(inside) ** problem.nodes)
     return ways * (ways // names) <= _MOST
 
 

@@ -16,7 +16,8 @@ from ..hardware.errors import InputError
 from .placement_problem import TINY, Floats, Ints, counted, loads, shares
 
 _HALVINGS = 40  # of the range in which the least load of the busiest device is sought
-_PARTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the free places that are tried; more copies do not always pack better
+_EVEN = 1e-3  # excess over the mean at which no other number of copies is tried
+_PARTS = 16  # of the free places that are filled, in turn; more copies do not always pack better
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +88,8 @@ def replicate(load: ArrayLike, devices: int, slots: int, *, pairs: ArrayLike | N
     expert = np.array([_place(row, devices, slots) for row in share])
     copies = np.array([np.bincount(row[row >= 0], minlength=experts) for row in expert])
     busiest = np.array([_held(row, piece).max() for row, piece in zip(expert, share / copies, strict=True)]) * devices
-    bound = np.minimum([_least(row, devices, slots) * devices for row in share], busiest)
+    bound = np.array([_least(row, devices, slots) * devices for row in share])
+    bound = np.where(bound < busiest * (1 - 2 * TINY), bound, busiest)
     changes = float("nan") if moved is None else _stay(expert, copies, moved)
     return Replicas(expert, copies, busiest, bound, 1 - bound / busiest, changes)
 
@@ -108,12 +110,14 @@ def _place(load: Floats, devices: int, slots: int) -> Ints:
     """Places of one layer, shape (devices, slots), with the best of several numbers of copies."""
     free = devices * slots - len(load)
     best, least = np.empty((0, 0), dtype=np.int64), np.inf
-    for extra in sorted({round(free * part) for part in _PARTS}, reverse=True):
+    for extra in sorted({round(free * part / _PARTS) for part in range(_PARTS + 1)}, reverse=True):
         copies = _copied(load, devices, len(load) + extra)
         table = _pack(load / copies, copies, devices, slots)
         largest = float(_held(table, load / copies).max())
         if largest < least - TINY:
             best, least = table, largest
+        if least <= (1 + _EVEN) / devices:
+            break
     return best
 
 
@@ -203,4 +207,4 @@ def _stay(expert: Ints, copies: Ints, share: Floats) -> float:
         expert[boundary + 1] = expert[boundary + 1][name]
         on[boundary + 1] = on[boundary + 1][:, name]
         moves += float(w.sum() - flow[np.arange(devices), name].sum())
-    return moves
+    return max(0.0, moves)

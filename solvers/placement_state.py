@@ -84,7 +84,7 @@ class State:
         source = self.device[layer, moved]
         saved = float((self.table[layer, moved, source] - self.table[layer, moved, target[moved]]).sum())
         if problem.load is not None:
-            after = np.bincount(target, weights=problem.load[layer], minlength=problem.devices)
+            after: Floats = np.bincount(target, weights=problem.load[layer], minlength=problem.devices).astype(float)
             uneven = problem.uneven_load(self.loads[layer]) - problem.uneven_load(after)
             saved += problem.penalty * float(uneven.sum())
         if saved <= TINY:

@@ -89,11 +89,12 @@ def best_exchanges(state: State, a: Ints, b: Ints, random: np.random.Generator) 
     alone = alone.reshape(problem.layers, pairs, size * size)
     # Two experts that move the same way stay together, two that pass each other part.
     double = 2 * problem.price[a, b][:, None, None]
-    boundary = np.arange(problem.layers - 1)[:, None, None, None]
+    boundary, flat_share = np.arange(problem.layers - 1)[:, None, None, None], problem.share.ravel()
 
     def met(one: Ints, other: Ints) -> Floats:
         x, y = one[:-1, :, :, None], other[1:, :, None, :]
-        return np.where((x >= 0) & (y >= 0), problem.share[boundary, x, y], 0.0) * double
+        place = (boundary * problem.experts + np.maximum(x, 0)) * problem.experts + np.maximum(y, 0)
+        return np.asarray(flat_share.take(place) * ((x >= 0) & (y >= 0)) * double)
 
     # What is saved at a boundary, by what the upper layer gives or gets and the state of the lower layer.
     state_shape = (problem.layers - 1, pairs, size, size * size)

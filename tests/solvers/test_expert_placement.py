@@ -65,7 +65,7 @@ SMALL = [(3, 4, 2, 1), (4, 4, 2, 1), (3, 4, 4, 2), (3, 6, 2, 1), (4, 4, 2, 2)]
 @pytest.mark.parametrize("shape", SMALL)
 def test_equals_brute_force(shape, sparse):
     layers, experts, devices, nodes = shape
-    for seed in range(4):
+    for seed in range(3):
         pairs = affine(layers, experts, seed, sparse)
         best = least(pairs, devices, nodes)
         proved = place_experts(pairs, devices, nodes)
@@ -79,7 +79,7 @@ def test_equals_brute_force(shape, sparse):
 
 
 def test_more_small_cases_equal_the_proven_optimum():
-    for seed, (layers, experts, devices, nodes) in product(range(8), [(3, 6, 3, 1), (6, 4, 2, 1), (3, 8, 2, 1)]):
+    for seed, (layers, experts, devices, nodes) in product(range(5), [(3, 6, 3, 1), (6, 4, 2, 1), (3, 8, 2, 1)]):
         pairs = affine(layers, experts, 100 + seed, seed % 2 == 0)
         searched = place_experts(pairs, devices, nodes, prove=False, kicks=20, seed=seed)
         proved = place_experts(pairs, devices, nodes)
@@ -103,7 +103,7 @@ def cases(draw: st.DrawFn):  # type: ignore[no-untyped-def]
     return pairs, nodes * inside, nodes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases(), st.sampled_from([1.0, 2.0, 5.0]))
 def test_balanced_never_worse_than_rank_order_and_within_bounds(case, node_cost):
     pairs, devices, nodes = case
@@ -123,7 +123,7 @@ def test_balanced_never_worse_than_rank_order_and_within_bounds(case, node_cost)
     assert 0 <= answer.gap <= 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cases(), st.data())
 def test_bounds_hold_for_any_placement(case, data):
     pairs, devices, nodes = case
@@ -136,7 +136,7 @@ def test_bounds_hold_for_any_placement(case, data):
         assert answer.cost <= other[0] + other[1] + 1e-9
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**20), st.data())
 def test_names_and_units_do_not_matter(seed, data):
     pairs = affine(4, 6, seed)

@@ -30,7 +30,7 @@ def shuffled(problem: PlacementProblem, seed: int) -> np.ndarray:
     return np.array([random.permutation(np.repeat(np.arange(problem.devices), row)) for row in problem.spread()])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEEDS, st.sampled_from([(4, 6, 3, 1), (3, 8, 4, 2), (5, 4, 2, 2), (3, 4, 4, 2)]))
 def test_the_table_stays_true_move_by_move(seed, shape):
     layers, experts, devices, nodes = shape
@@ -79,7 +79,7 @@ def tried_exchanges(problem: PlacementProblem, device: np.ndarray, a: int, b: in
 @pytest.mark.parametrize("penalised", [False, True])
 def test_an_exchange_is_the_best_there_is(shape, penalised):
     layers, experts, devices, nodes = shape
-    for seed in range(3):
+    for seed in range(2):
         pairs = random_pairs(layers, experts, seed)
         more = {"load": np.random.default_rng(seed).random((layers, experts)), "balance": "penalised", "penalty": 0.1}
         problem = placement_problem(pairs, devices, nodes, **(more if penalised else {}))
@@ -114,7 +114,7 @@ def test_the_matching_bounds_all_choices_of_partners(seed, experts, most):
     assert matched(share, min(most, experts)) <= rough(share, min(most, experts)) * (1 + 1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(SEEDS, st.sampled_from([(4, 8, 4, 2), (4, 8, 4, 1), (3, 6, 6, 3), (3, 9, 3, 1)]))
 def test_starts_are_balanced_and_renaming_is_never_worse(seed, shape):
     layers, experts, devices, nodes = shape
@@ -156,7 +156,7 @@ def least_objective(problem: PlacementProblem) -> float:
     return best
 
 
-@pytest.mark.parametrize("penalty", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
 @pytest.mark.parametrize("shape", [(2, 4, 2, 1), (2, 3, 2, 1), (4, 2, 2, 2), (2, 3, 3, 1)])
 def test_penalised_balance_equals_brute_force(shape, penalty):
     layers, experts, devices, nodes = shape
@@ -165,7 +165,7 @@ def test_penalised_balance_equals_brute_force(shape, penalty):
         load = np.random.default_rng(seed).random((layers, experts)) if loaded else None
         arguments = {"load": load, "balance": "penalised", "penalty": penalty, "eta": eta}
         problem = placement_problem(pairs, devices, nodes, **arguments)
-        answer = place_experts(pairs, devices, nodes, **arguments, kicks=10)
+        answer = place_experts(pairs, devices, nodes, **arguments, kicks=3)
         best = least_objective(problem)
         assert answer.cost + penalty * answer.deviation == pytest.approx(best, rel=2e-5, abs=1e-9)
         assert answer.status == "optimal"
@@ -173,7 +173,7 @@ def test_penalised_balance_equals_brute_force(shape, penalty):
         assert answer.bound <= answer.cost
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(SEEDS, st.sampled_from([(4, 8, 4, 2, 0.4), (4, 6, 4, 1, 0.5), (5, 8, 2, 1, 1.0)]), st.booleans())
 def test_penalised_balance_keeps_what_is_asked(seed, shape, loaded):
     layers, experts, devices, nodes, eta = shape
