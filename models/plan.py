@@ -92,7 +92,7 @@ class Plan:
     etp : int
         Tensor-parallel degree of the experts.
     schedule : str
-        gpipe | 1f1b | interleaved | zero-bubble | dualpipe.
+        gpipe | 1f1b | interleaved | zero-bubble | dualpipe | combined-1f1b.
     sequence_parallel : bool
         Norms and residuals divided over the tensor-parallel ranks: every all-reduce becomes a
         reduce-scatter and an all-gather.

@@ -12,6 +12,7 @@ from ..hardware.errors import InputError
 from ..hardware.units import parse_size
 from .architecture import Transformer
 from .library import load_model
+from .pipeline.orders import CHUNKED, JOINT
 from .pipeline.orders import check as check_schedule
 from .plan import Plan, Workload
 from .routing.choice import routing_of
@@ -195,10 +196,10 @@ def _plan(
             f"{where}.placement: {file.placement!r} (legal: tp, cp, dp and pp in any order, as in tp-cp-dp-pp)"
         )
     schedule = "interleaved" if file.vp > 1 and file.schedule == "1f1b" else file.schedule
-    if schedule == "dualpipe" and file.zero >= 2:
-        # Its passes of two directions run as one; what is divided would be gathered and scattered between.
-        raise InputError(f"{where}.zero: {file.zero} with schedule dualpipe (legal: 0 or 1)")
-    if file.vp > 1 and schedule != "interleaved":
+    if schedule in JOINT and file.zero >= 2:
+        # Two passes run as one; what is divided would be gathered and scattered between.
+        raise InputError(f"{where}.zero: {file.zero} with schedule {schedule} (legal: 0 or 1)")
+    if file.vp > 1 and schedule not in CHUNKED:
         raise InputError(f"{where}.vp: {file.vp} with schedule {schedule} (legal: 1, or schedule interleaved)")
     if file.recompute_layers is not None and file.recompute != "full":
         raise InputError(

@@ -105,7 +105,7 @@ class PlanFile(Strict):
     ep: Degree = 1
     vp: Degree = 1
     etp: Degree | None = None
-    schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe"] = "1f1b"
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe", "combined-1f1b"] = "1f1b"
     sequence_parallel: bool = False
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     shard_group: Degree | None = None

@@ -58,7 +58,7 @@ def pipeline_time(
         return whole[0] + whole[1] + (m - 1) * (forward + backward) + hops + sends
     pace = _most([sum(stage) for stage in stages])
     everything = sum(whole)
-    if schedule == "interleaved":
+    if schedule in ("interleaved", "combined-1f1b"):
         backward = _most([stage[1] for stage in stages])
         return _interleaved(pp, vp, m, everything, pace, fullest, backward, transfer, hidden)
     if schedule == "zero-bubble":
@@ -82,7 +82,7 @@ def pipeline_time(
 
 
 def joint_gain(forward: Any, forward_exposed: Any, backward: Any, backward_exposed: Any) -> Any:
-    """Seconds saved by running a forward and a backward pass as one (dualpipe).
+    """Seconds saved by running a forward and a backward pass as one.
 
     Collectives that each leaves exposed run under kernels of the other, as far as those last.
 
@@ -103,8 +103,13 @@ def _waits(pp: Any, m: Any, pace: Any, transfer: Any, hidden: bool) -> Any:
     return (m - 1) * transfer * np.where(np.greater(pp, 2), 2, np.where(np.equal(pp, 2), 1, 0))
 
 
-def joined_passes(pp: Any, m: Any) -> Any:
-    """Forward passes of m that run as one with a backward pass (dualpipe): read off the program of even stages."""
+def joined_passes(schedule: str, pp: Any, vp: Any, m: Any) -> Any:
+    """Forward passes of m that run as one with a backward pass.
+
+    In dualpipe read off the program of even stages; combined 1F1B joins all but those of the last stage's warm-up.
+    """
+    if schedule == "combined-1f1b":
+        return np.maximum(m - ((np.asarray(vp) - 1) * pp + 1) / vp, 0.0)
     return np.maximum(np.minimum(m - pp / 2 - 2, 2 * (m - pp)), 0.0)
 
 

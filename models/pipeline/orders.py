@@ -4,7 +4,8 @@ A stage runs slots: the forward pass (F), the backward pass (B) and, where the s
 off, the gradient of the weights (W) of one micro-batch through one of its chunks.
 
 Sources: GPipe arXiv 1811.06965; 1F1B arXiv 1806.03377; interleaved arXiv 2104.04473; ZB-H1 arXiv
-2401.10241; DualPipe arXiv 2412.19437, its steps after the authors' published code (recalled).
+2401.10241; DualPipe arXiv 2412.19437, its steps after the authors' published code (recalled); combined 1F1B as
+Megatron-Core overlaps the exchanges of experts (its file of that name, recalled).
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ import numpy as np
 
 from ...hardware.errors import InputError
 
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe")
+SEARCHED = ("gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe")
+"""Those that a search tries where it is not told."""
+
+SCHEDULES = (*SEARCHED, "combined-1f1b")
+
+CHUNKED = ("1f1b", "interleaved", "combined-1f1b")
+"""Schedules of one chunk a stage or several."""
+
+JOINT = ("dualpipe", "combined-1f1b")
+"""Schedules that run a forward pass and a backward pass of another micro-batch as one."""
 
 SPLIT = frozenset({"zero-bubble", "dualpipe"})
 """Schedules that run the gradient of the weights apart from that of the input."""
@@ -34,8 +44,8 @@ class Slot(NamedTuple):
         Which chunk of the stage.
     micro_batch : int
     joined : bool
-        Runs as one with the slot before it: the forward pass of one direction overlaps the backward
-        pass of the other, or the weight gradients are not taken apart after all (dualpipe).
+        Runs as one with the slot before it: a forward and a backward pass of two micro-batches overlap, or the
+        weight gradients are not taken apart after all (dualpipe).
     """
 
     kind: str
@@ -73,8 +83,8 @@ def check(schedule: str, pp: int, vp: int, micro_batches: int) -> None:
     for key, value in (("pp", pp), ("vp", vp), ("micro_batches", micro_batches)):
         if value < 1:
             raise InputError(f"plan.{key}: {value} (legal: 1 or more)")
-    if vp > 1 and schedule not in ("1f1b", "interleaved"):
-        raise InputError(f"plan.vp: {vp} with schedule {schedule} (legal: 1; more with 1f1b or interleaved)")
+    if vp > 1 and schedule not in CHUNKED:
+        raise InputError(f"plan.vp: {vp} with schedule {schedule} (legal: 1; more with {', '.join(CHUNKED)})")
     if schedule == "dualpipe":
         if pp % 2:
             raise InputError(f"plan.pp: {pp} with schedule dualpipe (legal: 2, 4, 6, ...)")
@@ -85,7 +95,7 @@ def check(schedule: str, pp: int, vp: int, micro_batches: int) -> None:
 def legal(schedule: str, pp: Any, vp: Any, micro_batches: Any) -> Any:
     """Where `check` finds nothing wrong; degrees of 1 or more, which may be arrays."""
     fits = np.logical_and(np.greater_equal(pp, 1), np.greater_equal(micro_batches, 1))
-    if schedule not in ("1f1b", "interleaved"):
+    if schedule not in CHUNKED:
         fits = fits & np.equal(vp, 1)
     if schedule == "dualpipe":
         halves = np.equal(np.mod(pp, 2), 0) & np.equal(np.mod(micro_batches, 2), 0)
@@ -128,26 +138,39 @@ def _gpipe(pp: int, vp: int, stage: int, micro_batches: int) -> Iterable[Sequenc
             yield (Slot(kind, 0, index),)
 
 
-def _interleaved(pp: int, vp: int, stage: int, micro_batches: int) -> Iterable[Sequence[Slot]]:
+def _interleaved(
+    pp: int, vp: int, stage: int, micro_batches: int, combined: bool = False
+) -> Iterable[Sequence[Slot]]:
     """Forward and backward passes in turn after a warm-up; chunks take turns every pp micro-batches.
 
     One chunk is plain 1F1B. Where micro-batches do not fill the last round, its missing ones are
-    left out of the order of full rounds, which cannot deadlock: it lacks slots, not dependencies.
+    left out of the order of full rounds, which cannot deadlock: it lacks slots, not dependencies. Combined, a
+    forward and a backward pass are one, so the forward one has to be of a later micro-batch, one more in flight.
     """
     rounds = -(-micro_batches // pp)
     forward = [Slot("F", v, r * pp + k) for r in range(rounds) for v in range(vp) for k in range(pp)]
     backward = [Slot("B", vp - 1 - slot.chunk, slot.micro_batch) for slot in forward]
-    warm = min(_warm_up(pp, vp, stage), len(forward))
-    turns = [slot for pair in zip(forward[warm:], backward, strict=False) for slot in pair]
-    for slot in (*forward[:warm], *turns, *backward[len(forward) - warm :]):
-        if slot.micro_batch < micro_batches:
-            yield (slot,)
+    warm = min(_warm_up(pp, vp, stage, combined), len(forward))
+    pairs: Iterable[Sequence[Slot]] = zip(forward[warm:], backward, strict=False)
+    turns = pairs if combined else [(slot,) for pair in pairs for slot in pair]
+    first, last = ([(slot,) for slot in some] for some in (forward[:warm], backward[len(forward) - warm :]))
+    for group in (*first, *turns, *last):
+        there = tuple(slot for slot in group if slot.micro_batch < micro_batches)
+        if there:
+            yield there
 
 
-def _warm_up(pp: Any, vp: Any, stage: Any) -> Any:
-    """Forward passes before the first pair: a stage before the last has its round trip to fill."""
-    behind = pp - 1 - stage
-    return np.where(np.equal(vp, 1), behind, 2 * behind + (np.asarray(vp) - 1) * pp)[()]
+def _combined(pp: int, vp: int, stage: int, micro_batches: int) -> Iterable[Sequence[Slot]]:
+    return _interleaved(pp, vp, stage, micro_batches, combined=True)
+
+
+def _warm_up(pp: Any, vp: Any, stage: Any, combined: bool = False) -> Any:
+    """Forward passes before the first pair: a stage before the last has its round trip to fill.
+
+    Combined, a pass is sent on when the pair is through, which takes a round more.
+    """
+    behind, turns = pp - 1 - stage, 2 * (pp - 1 - stage) + (np.asarray(vp) - 1) * pp
+    return turns + 1 if combined else np.where(np.equal(vp, 1), behind, turns)[()]
 
 
 def _zero_bubble(pp: int, vp: int, stage: int, micro_batches: int) -> Iterable[Sequence[Slot]]:
@@ -238,6 +261,7 @@ _ORDERS: dict[str, Callable[[int, int, int, int], Iterable[Sequence[Slot]]]] = {
     "interleaved": _interleaved,
     "zero-bubble": _zero_bubble,
     "dualpipe": _dualpipe,
+    "combined-1f1b": _combined,
 }
 
 
@@ -259,7 +283,7 @@ def in_flight(schedule: str, pp: Any, vp: Any, stage: Any, micro_batches: Any) -
         nearer = np.minimum(stage, pp - 1 - stage)
         return np.minimum(np.minimum(micro_batches, pp + 1), micro_batches // 2 + 1 + nearer)
     # The first pair after the warm-up holds the most: from there one goes with every one that comes.
-    begun = np.minimum(_warm_up(pp, vp, stage) + 1, -(-micro_batches // pp) * pp * vp)
+    begun = np.minimum(_warm_up(pp, vp, stage, schedule in JOINT) + 1, -(-micro_batches // pp) * pp * vp)
     full, short = np.divmod(micro_batches, pp)
     turns, rest = np.divmod(np.maximum(begun - full * pp * vp, 0), pp)
     return np.minimum(begun, full * pp * vp) + turns * short + np.minimum(rest, short)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..pipeline.orders import legal
+from ..pipeline.orders import JOINT, legal
 
 Columns = dict[str, np.ndarray]
 
@@ -146,14 +146,14 @@ def choices_of(values: Mapping[str, tuple[object, ...]]) -> tuple[Choice, ...]:
     """Every combination that is legal.
 
     A number of layers to recompute belongs to recomputing whole layers; what is divided per micro-batch
-    does not go with dualpipe.
+    does not go with passes that run as one.
     """
     every = (Choice(**dict(zip(values, some, strict=True))) for some in product(*values.values()))  # type: ignore[arg-type]
     return tuple(
         choice
         for choice in every
         if (choice.recompute_layers is None or choice.recompute == "full")
-        and not (choice.schedule == "dualpipe" and choice.zero >= 2)
+        and not (choice.schedule in JOINT and choice.zero >= 2)
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...hardware.errors import InputError
 from ...hardware.files import check
 from ...hardware.units import parse_size
-from ..pipeline.orders import SCHEDULES
+from ..pipeline.orders import SEARCHED
 from ..predict import technique_of
 from ..schemas import PlanFile, WorkloadFile
 from .enumerate import Choice, Space, choices_of
@@ -87,7 +87,7 @@ def space_of(scenario: Scenario, devices: tuple[int, ...], asked: Mapping[str, A
         "etp": (),
         "vp": tuple(range(1, model.layers + 1)),
         "micro_batch": divisors(work.global_batch, MOST_MICRO_BATCH),
-        "schedule": SCHEDULES,
+        "schedule": SEARCHED,
         "sequence_parallel": (False, True),
         "zero": (0, 1, 2, 3),
         "recompute": ("none", "selective", "full"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..pipeline.closed_form import Stage, joined_passes, joint_gain, pipeline_time
+from ..pipeline.orders import JOINT
 from ..plan import Plan, Workload
 from .cost import Cost
 from .overlap import added, covered, heaviest, speeds
@@ -96,8 +97,8 @@ def stage_passes(parts: Parts, plan: Plan, table: StageTable, layers: int, batch
         )
     ]
     dual = plan.schedule == "dualpipe"
-    if dual and plan.zero < 2:  # layer by layer beside their messages, passes are not joined
-        joined = joined_passes(plan.pp, batches) / batches
+    if plan.schedule in JOINT and plan.zero < 2:  # layer by layer beside their messages, passes are not joined
+        joined = joined_passes(plan.schedule, plan.pp, plan.vp, batches) / batches
         each = [(_joined(one, joined), one) for one, _ in each]
     both = alone(plan)
 
@@ -129,7 +130,7 @@ def stage_passes(parts: Parts, plan: Plan, table: StageTable, layers: int, batch
 
 
 def _joined(passes: Triple, share: Any) -> Triple:
-    """Passes of a layer in dualpipe, a share of whose forward passes run as one with a backward pass."""
+    """Passes of a layer, a share of whose forward passes run as one with a backward pass."""
     forward, backward, weight = passes
     other = backward + weight
     gain = joint_gain(forward.time, forward.exposed, other.time, other.exposed)

@@ -204,7 +204,29 @@ def test_closed_form_of_even_dualpipe_is_near_the_program(pp, rounds):
     chunk = Chunk((Piece(1.0, exposed=0.3),), (Piece(1.0, exposed=0.3),), (Piece(1.0),))
     make = dict(chunks=((chunk, chunk),) * pp, micro_batches=batches, schedule="dualpipe", transfer=Piece(0.0))
     joined = critical_path_time(pipeline_program(Pipeline(**make, update=(Piece(0.0),) * pp), {}))
-    assert even("dualpipe", pp, 1, batches) - joined == pytest.approx(0.6 * float(joined_passes(pp, batches)))
+    assert even("dualpipe", pp, 1, batches) - joined == pytest.approx(
+        0.6 * float(joined_passes("dualpipe", pp, 1, batches))
+    )
+
+
+@pytest.mark.parametrize("pp", [1, 2, 4, 8])
+@pytest.mark.parametrize("vp", [1, 2, 3])
+@pytest.mark.parametrize("rounds", [2, 3, 6])
+def test_closed_form_of_combined_passes_is_near_the_program(pp, vp, rounds):
+    batches = rounds * pp
+    chunk = Chunk((Piece(1.0, exposed=0.3),), (Piece(2.0, exposed=0.3),))
+    joined = critical_path_time(
+        pipeline_program(
+            Pipeline(((chunk,) * vp,) * pp, batches, "combined-1f1b", Piece(0.0), (Piece(0.0),) * pp), {}
+        )
+    )
+    share = float(joined_passes("combined-1f1b", pp, vp, batches)) / batches
+    stage = (vp * (1 - 0.6 * share), 2.0 * vp, 0.0)
+    alone = (float(vp), 2.0 * vp, 0.0)  # the other stages fill and drain with passes of their own
+    whole = tuple((own + (pp - 1) * other) for own, other in zip(stage, alone, strict=True))
+    closed = pipeline_time("combined-1f1b", pp, vp, batches, whole, [stage] * pp, [0.0] * pp, 3.0, 0.0, True)
+    assert float(closed) == pytest.approx(joined, rel=0.02)
+    assert joined < even("interleaved", pp, vp, batches) or batches == 1
 
 
 def test_a_joint_pass_hides_what_the_other_can_cover():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from commlens import InputError, Scenario, estimate, search, simulate
 from commlens.models.kernels import Kernels
-from commlens.models.pipeline.orders import SCHEDULES, legal
+from commlens.models.pipeline.orders import SEARCHED, legal
 from commlens.models.plan import Plan
 from commlens.models.predict import technique_of
 from commlens.models.search.enumerate import Choice, layouts, plans_of, rows_of
@@ -76,7 +76,7 @@ def brute_force(case, devices, experts, zeros):
         if cp > 1 and case.workload.sequence_length % (2 * cp):  # an early and a late part for each rank
             continue
         divisions = [(1, tp)] if not experts else product(range(1, experts + 1), sorted({1, tp}))
-        for (ep, etp), micro, vp, schedule in product(divisions, range(1, batch + 1), range(1, layers + 1), SCHEDULES):
+        for (ep, etp), micro, vp, schedule in product(divisions, range(1, batch + 1), range(1, layers + 1), SEARCHED):
             if (batch // dp) % micro:
                 continue
             if (schedule == "interleaved") != (vp > 1) or (pp == 1 and schedule not in ("1f1b", "interleaved")):

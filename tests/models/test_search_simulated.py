@@ -7,7 +7,7 @@ import pytest
 
 from commlens import Scenario, estimate, search, simulate
 from commlens.hardware.errors import InputError
-from commlens.models.pipeline.orders import SCHEDULES
+from commlens.models.pipeline.orders import SEARCHED
 from commlens.models.search.enumerate import layouts, rows_of
 from commlens.models.search.evaluate import Block
 from commlens.models.search.rank import Board, Ranked
@@ -70,7 +70,7 @@ def some_scenario(draw):
     """Any model, cluster, plan and overlap, of few micro-batches; None where they do not go together."""
     tp, pp, cp = draw.choice([1, 2, 4, 8]), draw.choice([1, 2, 4, 8]), draw.choice([1, 1, 2])
     nodes, micro, batches = draw.choice([2, 4, 8, 16]), draw.choice([1, 1, 2, 4]), draw.choice([1, 2, 4, 8, 16])
-    schedule = draw.choice(SCHEDULES) if pp > 1 else "1f1b"
+    schedule = draw.choice(SEARCHED) if pp > 1 else "1f1b"
     dp, rest = divmod(nodes * 8, tp * pp * cp)
     overlap = [[], ["gradients", "parameters"], ["gradients", "parameters", "pipeline"]]
     raw = {

@@ -52,25 +52,26 @@ def _software(row: Mapping[str, str]) -> str:
 
 
 def read_zoo(row: Mapping[str, str]) -> Case:
-    """A row of the MoE zoo: step times with balanced routing."""
+    """A row of the MoE zoo: step times with balanced routing, by DeepEP's kernels where it says so."""
     name = named(row["model"])
     variant = row.get("variant") or ""
     if "real routing" in variant:
         raise UnreadableError("routed by a trained router, whose imbalance is not published")
-    if "overlap" in variant:
-        raise UnreadableError("experts' exchange beside another micro-batch's compute, which no technique here does")
     if not ((row.get("pp") or "").strip() and (row.get("ep") or "").strip()):
         raise UnreadableError("the table leaves out how the model is divided")
     dp = case.replicas(row)
     plan = _plan(row) | {"zero": 1}
     if plan["vp"] > 1:
         plan["overlap"] = [*plan["overlap"], "pipeline"]
+    if "EP overlap" in variant:
+        plan["schedule"] = "combined-1f1b"
     scenario = {
         "model": name,
         "cluster": cluster_of(row),
         "workload": case.workload(row, dp, case.micro_batch(row, dp, 1), case.dtype_of(row)),
         "plan": plan,
         "software": "megatron-core",
+        "techniques": ["deepep"] if "DeepEP" in variant else [],
     }
     return Case(row["row_id"], "moe-zoo", row, scenario, case.step_time(row))
 
