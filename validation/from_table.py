@@ -118,7 +118,9 @@ def read_table(path: str | Path, device: str) -> tuple[dict[str, Rows], dict[str
 
 
 def fit_table(path: str | Path, device: str | Device) -> KernelProfile:
-    """Profile of a device from a table, every kind of kernel with rows fitted and cross-validated.
+    """Profile of a device from a table, every kind of kernel with enough rows fitted and cross-validated.
+
+    A kind with fewer rows than its estimator has numbers is left out, and the profile's source says so.
 
     Parameters
     ----------
@@ -129,19 +131,25 @@ def fit_table(path: str | Path, device: str | Device) -> KernelProfile:
     Raises
     ------
     InputError
-        As `read_table`; and for a device that is not shipped.
+        As `read_table`; for a device that is not shipped, and where no kind has enough rows.
     """
     preset = load_device(device)
     rows, source = read_table(path, preset.name)
+    few = {kind: len(own.seconds) for kind, own in rows.items() if len(own.seconds) < len(ESTIMATORS[kind].parameters)}
+    if len(few) == len(rows):
+        needs = ", ".join(f"{kind} {len(ESTIMATORS[kind].parameters)}" for kind in few)
+        raise InputError(f"{path}: too few rows of {preset.name} to fit (legal: at least {needs})")
     estimators, scores = {}, {}
     for kind, own in rows.items():
+        if kind in few:
+            continue
         for line, dtype in zip(own.lines, own.shapes["dtype"].tolist(), strict=True):
             if dtype not in preset.peak_flops:
                 raise InputError(f"{path}:{line}: dtype {dtype!r} (legal: {', '.join(sorted(preset.peak_flops))})")
         estimator = ESTIMATORS[kind](preset)
         estimators[kind] = estimator.fit(own.shapes, own.seconds)
         scores[kind] = cross_validate(estimator, own.shapes, own.seconds)[0].to_dict()
-    return KernelProfile(preset, estimators, scores, source)
+    return KernelProfile(preset, estimators, scores, {**source, "too_few_rows": few})
 
 
 def report(path: str | Path, profile: KernelProfile) -> str:

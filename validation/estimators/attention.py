@@ -64,7 +64,7 @@ class PrefillEstimator(KernelEstimator):
 
     @staticmethod
     def _keys(shapes: Shapes) -> NDArray[np.float64]:
-        return np.maximum(shapes["seq_kv"], shapes["seq_q"])
+        return np.asarray(np.maximum(shapes["seq_kv"], shapes["seq_q"]))
 
     def _tensors(self, shapes: Shapes) -> tuple[Any, Any, Any]:
         """Bytes of the queries, of all keys and values, and of the new ones."""

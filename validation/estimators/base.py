@@ -152,10 +152,10 @@ class KernelEstimator:
             diff_step=1e-3,  # tiles and waves are steps: too small a difference sees none
             max_nfev=MOST_STEPS,
         )
-        best = found.x[: len(free)] * scale
-        self.values_ = {**start, **{n: float(v) for n, v in zip(free, best, strict=True)}}
+        best = {n: self._rounded(n, z, s) for n, z, s in zip(free, found.x[: len(free)], scale, strict=True)}
+        self.values_ = {**start, **best}
         self.fitted_ = free
-        self.tools_ = {t: float(np.exp(f)) for t, f in zip(others, found.x[len(free) :], strict=True)}
+        self.tools_ = {t: float(f"{np.exp(f):.5g}") for t, f in zip(others, found.x[len(free) :], strict=True)}
         self.rows_ = len(measured)
         off = np.abs(residuals(found.x))
         limit = max(LEAST_OUTLIER, OUTLIER * 1.4826 * float(np.median(off)))
@@ -235,6 +235,11 @@ class KernelEstimator:
         if not hasattr(self, "values_"):
             raise NotFittedError(f"{type(self).__name__}: call fit first")
 
+    def _rounded(self, name: str, z: float, scale: float) -> float:
+        """A number as found, in digits that mean something: six, and nothing for less than a millionth of its scale."""
+        parameter = self.parameters[name]
+        return min(max(float(f"{round(z, 6) * scale:.6g}"), parameter.low), parameter.high)
+
     def _matters(self, name: str, shapes: Shapes, start: Values) -> bool:
         """Whether any row's time depends on a number."""
         ends = (self.parameters[name].low, self.parameters[name].high)
@@ -247,7 +252,10 @@ class KernelEstimator:
         for name, column in self.columns.items():
             if name not in X and column.default is None:
                 raise InputError(f"{self.kind}: no column {name} (legal: {', '.join(self.columns)})")
-            found[name] = np.atleast_1d(np.asarray(X.get(name, column.default), dtype=float))
+            try:
+                found[name] = np.atleast_1d(np.asarray(X.get(name, column.default), dtype=float))
+            except (TypeError, ValueError):
+                raise InputError(f"{self.kind}.{name}: {X[name]!r} (legal: numbers)") from None
         for name, text in TEXTS.items():
             found[name] = np.atleast_1d(np.asarray(X.get(name, text), dtype=str))
         try:
@@ -261,7 +269,10 @@ class KernelEstimator:
                 where = int(bad.argmax())
                 value = arrays[name][where]
                 raise InputError(f"{self.kind}.{name}[{where}]: {value:g} (legal: {column.least:g} or more)")
-        for dtype in set(arrays["dtype"].tolist()):
+        for dtype in sorted(set(arrays["dtype"].tolist())):
+            if dtype not in DTYPE_BYTES:
+                legal = ", ".join(sorted(set(DTYPE_BYTES) & set(self.device.peak_flops)))
+                raise InputError(f"{self.kind}.dtype: {dtype!r} (legal: {legal})")
             self.device.flops(dtype)
         return arrays
 

@@ -58,6 +58,10 @@ def _drawn(rng: np.random.Generator, tokens: int, choices: int, experts: int, ex
     order, left = np.argsort(-rows, kind="stable"), int(choices - rows.sum())
     if left > 0:
         np.add.at(rows, order[np.arange(left) % experts], 1)
-    for expert in order[: max(0, -left)]:
-        rows[expert] = max(0.0, rows[expert] - 1)
-    return np.minimum(rows, tokens)
+    rows[order[: max(0, -left)]] -= 1
+    over = np.maximum(rows - tokens, 0).sum()  # a token chooses an expert once: what is too much goes to the next
+    rows = np.minimum(rows, tokens)
+    for expert in order:
+        more = min(over, tokens - rows[expert])
+        rows[expert], over = rows[expert] + more, over - more
+    return np.asarray(rows)

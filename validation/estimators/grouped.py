@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ...hardware.errors import InputError
 from .base import Column, KernelEstimator, Parameter, Shapes, Values, blend, element_bytes
 from .expert_loads import expert_rows
 
@@ -46,7 +47,7 @@ class GroupedGemmEstimator(KernelEstimator):
     def _seconds(self, shapes: Shapes, values: Values) -> NDArray[np.float64]:
         device, size = self.device, element_bytes(shapes)
         units, hidden, width = device.compute_units, shapes["k"], shapes["n"] / shapes["tp"]
-        used, rows, row_tiles = _loads(shapes)
+        used, rows = shapes["experts in use"], shapes["rows"]
         rate = self._peak(shapes) * values["matrix"] / units
         bandwidth = device.memory_bandwidth * values["memory"]
         stream = device.memory_bandwidth / units * values["unit"]
@@ -55,7 +56,7 @@ class GroupedGemmEstimator(KernelEstimator):
         for step, height in enumerate(TILE_ROWS):
             time: Any = 0.0
             for n, k in products:
-                waves = np.maximum(1.0, np.ceil(row_tiles[step] * np.ceil(n / TILE_COLUMNS) / units))
+                waves = np.maximum(1.0, np.ceil(shapes[f"tiles of {height}"] * np.ceil(n / TILE_COLUMNS) / units))
                 arithmetic = waves * 2 * height * TILE_COLUMNS * k / (rate * (1 - values["tile_penalty"]) ** step)
                 traffic = size * (used * n * k + rows * (n + k)) / bandwidth
                 alone = size * (TILE_COLUMNS + height) * k / stream
@@ -67,19 +68,25 @@ class GroupedGemmEstimator(KernelEstimator):
         return np.asarray(values["launch"] + values["expert"] * local + best + moved / bandwidth)
 
     def _ideal(self, shapes: Shapes) -> tuple[Any, Any]:
-        used, rows, _ = _loads(shapes)
+        used, rows = shapes["experts in use"], shapes["rows"]
         matrices = np.where(shapes["gated"] > 0, 3.0, 2.0)
         weights = matrices * shapes["k"] * shapes["n"] / shapes["tp"]
         return 2 * rows * weights, element_bytes(shapes) * (used * weights + 2 * rows * shapes["k"])
 
-
-def _loads(shapes: Shapes) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Experts in use, rows, and tiles of rows by height (heights, rows of X), means over the draws."""
-    keys = ("m", "topk", "experts", "ep", "exponent")
-    found = []
-    for tokens, top, experts, ranks, exponent in zip(*(shapes[key].tolist() for key in keys), strict=True):
-        rows = expert_rows(int(tokens), int(top), int(experts), int(ranks), exponent)
-        tiles = [np.ceil(rows / height).sum(axis=1).mean() for height in TILE_ROWS]
-        found.append([(rows > 0).sum(axis=1).mean(), rows.sum(axis=1).mean(), *tiles])
-    table = np.array(found).T
-    return table[0], table[1], table[2:]
+    def _shapes(self, X: Shapes) -> dict[str, NDArray[Any]]:
+        """Columns, and what the loads of the experts make of them, as means over the draws."""
+        arrays = super()._shapes(X)
+        for name in ("topk", "ep"):
+            over = arrays[name] > arrays["experts"]
+            if over.any():
+                where = int(over.argmax())
+                most = f"1 to the {arrays['experts'][where]:g} experts"
+                raise InputError(f"{self.kind}.{name}[{where}]: {arrays[name][where]:g} (legal: {most})")
+        keys = [arrays[key].tolist() for key in ("m", "topk", "experts", "ep", "exponent")]
+        found = []
+        for tokens, top, experts, ranks, exponent in zip(*keys, strict=True):
+            rows = expert_rows(int(tokens), int(top), int(experts), int(ranks), exponent)
+            tiles = [np.ceil(rows / height).sum(axis=1).mean() for height in TILE_ROWS]
+            found.append([(rows > 0).sum(axis=1).mean(), rows.sum(axis=1).mean(), *tiles])
+        names = ("experts in use", "rows", *(f"tiles of {height}" for height in TILE_ROWS))
+        return {**arrays, **dict(zip(names, np.array(found).T, strict=True))}

@@ -14,7 +14,7 @@ from .base import Column, KernelEstimator, Parameter, Shapes, Values, blend, ele
 OPERATIONS = ("add", "activation", "norm")
 PASSES = 3.0  # an addition and a gated activation read two tensors and write one; a norm reads its input twice
 SHARPNESS = 2.0
-ELEMENTS = 2048.0  # that a block of an addition handles: 256 threads of eight
+ELEMENTS = 2048.0  # that a block of an addition handles: 256 threads of eight each (assumed)
 
 
 class StreamingEstimator(KernelEstimator):
