@@ -90,16 +90,19 @@ def simulate(
 @app.command()
 def compare(
     scenario: ScenarioPath,
-    techniques: Annotated[str, typer.Option(help="Comma-separated names; default all.")] = "",
+    techniques: Annotated[
+        str, typer.Option(help="Comma-separated names, a+b for two together; default all that can be used.")
+    ] = "",
     as_json: AsJson = False,
     changes: Set = None,
     engine: Engine = "simulate",
     csv: Csv = None,
 ) -> None:
     """Predict one scenario with each of several techniques."""
-    names = [_technique(text) for text in techniques.split(",") if text] or list(study.techniques()["name"])
+    case = _scenario(scenario, changes)
+    names = [[_technique(part) for part in text.split("+")] for text in techniques.split(",") if text]
     with _progress("comparing") as step:
-        frame = study.compare(_scenario(scenario, changes), names, engine, step)
+        frame = study.compare(case, names or study.applicable(case), engine, step)
     _table(frame, as_json, csv)
 
 

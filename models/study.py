@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[int, int], None]
+Named = str | Mapping[str, Any]
 ENGINES: Mapping[str, Callable[[Scenario], Result]] = {"simulate": simulate, "estimate": estimate}
 
 
 def compare(
     scenario: Scenario,
-    techniques: Sequence[str | Mapping[str, Any]],
+    techniques: Sequence[Named | Sequence[Named]],
     engine: str = "simulate",
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -33,8 +34,8 @@ def compare(
     ----------
     scenario : Scenario
         Its own `techniques` are ignored.
-    techniques : sequence of str or mapping
-        Names, or mappings of `name` and options.
+    techniques : sequence
+        Of names, mappings of `name` and options, or lists of these: several techniques together.
     engine : str
         "simulate" or "estimate".
     progress : callable, optional
@@ -50,7 +51,7 @@ def compare(
 
     if isinstance(techniques, str) or not techniques:
         raise InputError("techniques: expected a list of names (legal: " + ", ".join(registry()) + ")")
-    cases = [scenario.with_techniques([name]) for name in techniques]
+    cases = [scenario.with_techniques([some] if isinstance(some, str | Mapping) else some) for some in techniques]
     results = []
     for done, case in enumerate(cases):
         results.append(engine_of(engine)(case))
@@ -62,6 +63,18 @@ def compare(
         reference = frame["time_s"][frame.index == "baseline"].iloc[0]
     frame["speedup"] = reference / frame["time_s"]
     return frame
+
+
+def applicable(scenario: Scenario) -> list[str]:
+    """Names of the techniques that the scenario can be asked with."""
+    found = []
+    for name in registry():
+        try:
+            scenario.with_techniques([name])
+        except InputError:
+            continue
+        found.append(name)
+    return found
 
 
 def sweep(

@@ -85,6 +85,7 @@ class _Emitter:
         self.each_ahead = pipeline.gather_each and "parameters" in pipeline.overlap
         self.wanted: list[Iterator[Piece]] = []  # gathers of every pass to come, of each stage
         self.ahead: list[int | None] = [None] * self.pp  # gather of the next layer, asked for already
+        self.made: dict[tuple[int, ...], Piece] = {}  # passes of chunks, by their pieces
 
     def emit(self) -> Program:
         """The whole step: gathers that need nothing, passes as their inputs arrive, what ends the step."""
@@ -152,7 +153,7 @@ class _Emitter:
                 after.add(self.arrived.pop(key))
         whole = [self._pieces(slot, stage) for slot in slots]
         if all(not gathers and not scatters for _, gathers, scatters in whole):
-            task = self._compute(slots, [total(pieces) for pieces, _, _ in whole], stage, after)
+            task = self._compute(slots, [pieces for pieces, _, _ in whole], stage, after)
         else:
             for slot, (pieces, gathers, scatters) in zip(slots, whole, strict=True):
                 task = self._layers(slot, pieces, gathers, scatters, stage, after)
@@ -178,12 +179,16 @@ class _Emitter:
         """Whether no later micro-batch adds to the gradients of the slot's chunk."""
         return slot.micro_batch + (2 if self.both_ways else 1) >= self.pipeline.micro_batches
 
-    def _compute(self, slots: Sequence[Slot], pieces: list[Piece], stage: int, after: Iterable[int]) -> int:
+    def _compute(
+        self, slots: Sequence[Slot], whole: list[tuple[Piece, ...]], stage: int, after: Iterable[int]
+    ) -> int:
         """All of some slots as one task; of two directions as one, where both are among them."""
-        if len(slots) > 1 and slots[0].kind == "F":
-            piece = joint(pieces[0], total(tuple(pieces[1:])))
-        else:
-            piece = total(tuple(pieces))
+        key = tuple(map(id, whole))  # micro-batches do the same: their sum is made once
+        if key not in self.made:
+            pieces = tuple(map(total, whole))
+            together = len(slots) > 1 and slots[0].kind == "F"
+            self.made[key] = joint(pieces[0], total(pieces[1:])) if together else total(pieces)
+        piece = self.made[key]
         name = " + ".join(
             f"{slot.kind}{slot.micro_batch}" + (f".{slot.chunk}" if self.vp > 1 else "") for slot in slots
         )
