@@ -203,6 +203,8 @@ def place_experts(
     InputError
         For whatever is outside its legal range.
     """
+    import scipy.optimize  # noqa: F401  (loaded before the clock runs: it takes seconds on a busy machine)
+
     begin = perf_counter()
     problem = placement_problem(
         pairs, devices, nodes,
@@ -228,7 +230,7 @@ def place_experts(
     search = Search(problem, np.random.default_rng(seed), begin + time_limit * (_SEARCHING if program else 1.0))
     even = problem.experts % devices == 0
     search.offer(rank_order(problem.layers, problem.experts, devices) if even else chain(problem, search.random))
-    best = shortest_path(problem, search.until) if exact else None
+    best = shortest_path(problem, search.until) if exact and not _near(search.best_value, bound) else None
     if best is not None:
         bound = search.offer(best)
     search.run(restarts, kicks, bound * (1 + _PROVED), tick)
