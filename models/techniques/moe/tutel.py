@@ -36,7 +36,7 @@ def tutel(
     chunk = part_of_experts(core, degree, build)
     way = levels(chunk, build, once=False) if exchange == "hierarchical" else copies(chunk, build)
     home, work = back(chunk, way), chunk.work
-    long = len(work)
+    long = sum(isinstance(item, Kernel) for item in work)
     found: list[Kernel | Exchange] = [*core.shared, *way]
     for index in range(degree):
         if index + 1 < degree:

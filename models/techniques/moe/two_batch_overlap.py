@@ -8,13 +8,13 @@ Products are half as high, so weights are read twice: at small batches that cost
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...architecture import Transformer
-from ...blocks import Attend, Block, Exchange, Work
+from ...blocks import Block, Exchange, Work
 from ...build import Builder, Handle
-from ...kernels import Kernel
 from ...plan import Plan, Workload
 from ...split import part_of_block
 from ...step import Step
@@ -39,25 +39,47 @@ def unfit(model: Transformer, work: Workload, plan: Plan) -> str:
 def two_batch_overlap(step: Step, build: Builder) -> Handle:
     """Each half up to its next exchange, then the other."""
     lanes = [build.start] * HALVES
-    for block in step.blocks:
-        half = part_of_block(block, HALVES, build)
-        for segment in segments(half, build):
-            lanes = [build.compute(segment, after=lane) for lane in lanes]
-        ready = lanes
-        lanes = [build.all_reduce(half, after=lane) for lane in lanes]
-        build.defer(block, after=build.join(tuple(ready)))
+    for turn in turns(step, build):
+        ready = [build.compute(turn.work, after=lane) for lane in lanes]
+        lanes = [build.all_reduce(turn.block, after=lane) for lane in ready] if turn.block else ready
+        for block in turn.through:
+            build.defer(block, after=build.join(tuple(ready)))
     return build.join(tuple(lanes))
 
 
-def segments(block: Block, build: Builder) -> Iterator[list[Work]]:
-    """Work of a block, cut behind every exchange that what follows waits for."""
-    found: list[Work] = []
-    if np.any(block.gather_bytes):
-        yield [Exchange("all_gather", "tp", block.gather_bytes)]
-    for item in build.expanded(block.kernels):
-        found.append(item)
-        if isinstance(item, Exchange) and not item.covered:
-            yield found
-            found = []
-    if any(isinstance(item, Kernel | Attend | Exchange) for item in found):
-        yield found
+@dataclass
+class Turn:
+    """What a half does before the other takes over.
+
+    Parameters
+    ----------
+    work : list of Work
+        Up to an exchange that what follows waits for.
+    block : Block, optional
+        Whose output is added up then.
+    through : list of Block
+        Whole ones that end in this turn.
+    """
+
+    work: list[Work] = field(default_factory=list)
+    block: Block | None = None
+    through: list[Block] = field(default_factory=list)
+
+
+def turns(step: Step, build: Builder) -> Iterator[Turn]:
+    """Work of a half, cut behind every exchange, across blocks where nothing is exchanged between them."""
+    turn = Turn()
+    for block in step.blocks:
+        half = part_of_block(block, HALVES, build)
+        gather = [Exchange("all_gather", "tp", half.gather_bytes)] if np.any(half.gather_bytes) else []
+        for item in (*gather, *build.expanded(half.kernels)):
+            turn.work.append(item)
+            if isinstance(item, Exchange) and not item.covered:
+                yield turn
+                turn = Turn()
+        turn.through.append(block)
+        if np.any(half.output_bytes):
+            turn.block = half
+            yield turn
+            turn = Turn()
+    yield turn
