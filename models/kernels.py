@@ -24,6 +24,8 @@ from .software import Software
 # Share of the dense GEMM rate that a fused (flash) attention kernel reaches on long sequences:
 # FlashAttention-3 reports up to 740 of 989 TFLOP/s forward on H100 (arXiv 2407.08608).
 FLASH_EFFICIENCY = 0.7
+# Exponentials of a compute unit in a clock: four special-function units in each of its four parts (V100 to H100).
+EXPONENTIALS = 16
 # Formats only matrix units have; activations around them, attention and messages are bf16.
 QUANTISE = "quantise"
 NARROW = ("fp8", "fp4", "int8")

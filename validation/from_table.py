@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from ..hardware import Device, load_device
 from ..hardware.errors import InputError
+from ..models.estimators.crossval import cross_validate
+from ..models.estimators.profile import ESTIMATORS, MEASURED, KernelProfile
 from .claims import MEASURED as MEASURED_FOLDER
-from .estimators.crossval import cross_validate
-from .estimators.profile import ESTIMATORS, MEASURED, KernelProfile
 
 TABLE = "kernels_measured.csv"
 SHIPPED = {"a100-80-sxm": "kernels-a100.json", "h100-sxm": "kernels-h100.json"}

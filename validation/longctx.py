@@ -23,7 +23,7 @@ from ..models.attention import whole
 from ..models.blocks import Attend
 from ..models.clock import Clock
 from ..models.groups import process_groups
-from ..models.kernels import Kernels
+from ..models.kernels import EXPONENTIALS, Kernels
 from ..models.plan import Plan
 from ..models.software import load_software
 from ..models.techniques import parse_technique
@@ -31,8 +31,6 @@ from .claims import MEASURED, Row, read_measured
 
 FAMILY, TECHNIQUE, TABLE = "sequence_parallel", "long context", "longctx_attention"
 FITTED = Path(__file__).parent / "longctx_fitted.yaml"
-# Exponentials of a compute unit in a clock: four special-function units in each of its four parts (V100 to H100).
-EXPONENTIALS = 16
 PRESETS = {"NVLink": "dgx-a100", "A100 PCIe": "pcie-8", "L20 PCIe": "pcie-8"}
 # Width of a head in the grids of 32 heads, whose table says 32 (read off an image of a console). Eight heads 32 wide
 # run at the rate of this attention kernel; as wide, 32 heads would run at half of it or less wherever no message can

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from commlens.hardware import load_device
 from commlens.hardware.errors import InputError
-from commlens.models.products import TILE_PENALTY, gemm_time
-from commlens.validation.estimators import (
+from commlens.models.estimators import (
     DecodeEstimator,
     GemmEstimator,
     GroupedGemmEstimator,
     PrefillEstimator,
     StreamingEstimator,
 )
-from commlens.validation.estimators.base import blend
-from commlens.validation.estimators.expert_loads import expert_rows
+from commlens.models.estimators.base import blend
+from commlens.models.estimators.expert_loads import expert_rows
+from commlens.models.products import TILE_PENALTY, gemm_time
 
 H100, A100 = load_device("h100-sxm"), load_device("a100-80-sxm")
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from commlens.hardware import load_device
 from commlens.hardware.errors import InputError
-from commlens.validation.estimators import ESTIMATORS, KernelProfile, NotFittedError, cross_validate
-from commlens.validation.estimators.crossval import fold_of
+from commlens.models.estimators import ESTIMATORS, KernelProfile, NotFittedError, cross_validate
+from commlens.models.estimators.crossval import fold_of
 
 KINDS = sorted(ESTIMATORS)
 H100 = load_device("h100-sxm")

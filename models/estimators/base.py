@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...hardware import Device
 from ...hardware.errors import InputError
-from ...models.products import DTYPE_BYTES
+from ..products import DTYPE_BYTES
 
 Shapes = Mapping[str, Any]
 """Columns of kernel shapes: numbers, and where a kernel has them the texts `dtype`, `tool` and `operation`."""
