@@ -195,7 +195,7 @@ class Layers(FeedForward):
         found: list[Work] = [*self.product("latent down", rows, (model.q_lora_rank or 0) + latent + rope, model.hidden)]
         found += make.elementwise("latent norm + rope", rows * (latent + rope), rows, 2)
         found += self.product("query up", rows, query_width, model.q_lora_rank or model.hidden)
-        if tokens.query == 1:
+        if np.all(np.equal(tokens.query, 1)):
             found.append(make.gemm("absorb keys", rows, latent, model.qk_nope_head_dim, self.heads))
             found += make.attention(tokens.batch, 1, context, self.heads, 1, latent + rope, latent, True)
             found.append(make.gemm("absorb values", rows, model.v_head_dim, latent, self.heads))
