@@ -141,6 +141,8 @@ def expert_kernels(core: Experts, build: Builder, kind: str, narrow: bool | None
             kernel: Any = kernel,
             element: float = element,
         ) -> Collective:
+            if among.size == 1:  # of many plans, one that does not divide the experts
+                return among.scattered(0.0, 0.0)
             cost = exchange(
                 among.cluster,
                 among.size,
