@@ -27,8 +27,6 @@ from .groups import Group, Groups
 from .kernels import Kernel, Kernels
 from .training.cost import Cost
 
-# Collectives that may still be under way beside the next kernel: chunks of one block at most.
-REMEMBERED = 16
 # What attention of single plans costs, by the kernels it was worked out for.
 _KNOWN: WeakKeyDictionary[Kernels, dict[Any, Cost]] = WeakKeyDictionary()
 
@@ -54,7 +52,7 @@ class Clock(Builder):
         self.reach = all_to_all
         self._last: Handle = ()
         self._free: dict[str, Any] = {}
-        self._beside: list[tuple[Any, Any, Any]] = []  # (start, end, share) of collectives
+        self._beside: list[tuple[Any, Any, Any]] = []  # (start, end, share) of collectives not over yet
         self.compute_time: Any = 0.0
         self.communication_time: Any = 0.0
         self.sm_time: Any = 0.0
@@ -87,7 +85,9 @@ class Clock(Builder):
 
     def run(self, kernel: Kernel, after: Handle) -> Handle:
         """Time of a kernel, slowed while a collective holds part of the compute units."""
-        begin = np.maximum(self._free.get("compute", 0.0), _instant(after)) + kernel.overhead
+        free = self._free.get("compute", 0.0)
+        self._beside = [known for known in self._beside if np.any(np.greater(known[1], free))]
+        begin = np.maximum(free, _instant(after)) + kernel.overhead
         end = begin + kernel.time
         for start, stop, share in self._beside:
             # What it would have done in the time beside the collective is left for after it.
@@ -189,7 +189,7 @@ class Clock(Builder):
             taken = cost.channels if units is None else units
             share = np.minimum(0.999, np.divide(taken, self.device.compute_units))
             self.sm_time = self.sm_time + cost.time * share
-            self._beside = [*self._beside[-REMEMBERED:], (begin, end, share)]
+            self._beside.append((begin, end, share))
         self.communication_time = self.communication_time + cost.time + overhead
         self.memory_bytes = self.memory_bytes + cost.memory_bytes
         crossing = cost.crossing
