@@ -9,11 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...hardware.errors import InputError
+from ..groups import process_groups
+from ..plan import Plan
 from ..predict import simulate as simulated
+from ..predict import technique_of
 from ..scenario import Scenario
 from .enumerate import Columns, Space, chosen, layouts, rows_of
-from .evaluate import Block
+from .evaluate import DEGREES, Block
 from .inference import tensor_degrees
 from .rank import Board
 from .space import device_counts, space_of
@@ -173,14 +178,29 @@ def run(
 def standing(scenario: Scenario, space: Space, layout: Columns, board: Board) -> Board:
     """What a board says of some layouts alone; runs anywhere."""
     found = replace(board)
-    rows = rows_of(space, layout)
-    if not len(rows["tp"]):
-        return found
-    block = Block(scenario, space, rows)
-    for number, choice in enumerate(space.choices):
-        for tried, costed in block.costed(choice, scenario.cluster.device.memory_capacity):
-            found.offer(tried, costed, number)
+    for rows in _timed_together(scenario, space, rows_of(space, layout)):
+        block = Block(scenario, space, rows)
+        for number, choice in enumerate(space.choices):
+            for tried, costed in block.costed(choice, scenario.cluster.device.memory_capacity):
+                found.offer(tried, costed, number)
     return found
+
+
+def _timed_together(scenario: Scenario, space: Space, rows: Columns) -> Iterator[Columns]:
+    """Rows that a block can hold: all, or those of like collectives where a technique asks for that."""
+    if not len(rows["tp"]):
+        return
+    if not any(call.technique.apart for call in technique_of(scenario).every):
+        yield rows
+        return
+    traits = [np.greater(rows[axis], 1) for axis in DEGREES if axis not in ("pp", "dp")]
+    for placement in sorted({choice.placement for choice in space.choices}):
+        plans = Plan(**{axis: rows[axis] for axis in DEGREES}, placement=placement)
+        experts = process_groups(scenario.cluster, plans).ep
+        traits += [np.greater(experts.nodes(), 1), np.greater(experts.local(), 1)]
+    _, place = np.unique(np.stack(traits, axis=-1), axis=0, return_inverse=True)
+    for number in range(place.max() + 1):
+        yield chosen(rows, place.ravel() == number)
 
 
 def _blocks(rows: Columns, count: int, size: int) -> Iterator[Columns]:

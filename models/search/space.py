@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ...hardware.errors import InputError
@@ -103,6 +103,10 @@ def space_of(scenario: Scenario, devices: tuple[int, ...], asked: Mapping[str, A
             raise InputError(f"space: {key!r} is no key of a plan (legal: {', '.join(values)})")
         values[key] = _legal(key, some)
     values["etp"] = values["etp"] or tuple({1, *values["tp"]})
+    sizes = [n for n in values["micro_batch"] if not _refused(scenario, n)]
+    if not sizes:
+        raise InputError(f"space: micro_batch: {_refused(scenario, max(values['micro_batch']))}")
+    values["micro_batch"] = tuple(sizes)
     choices = choices_of({field.name: values[field.name] for field in fields(Choice)})
     degrees = {key: some for key, some in values.items() if key not in Choice.__dataclass_fields__}
     return Space(
@@ -115,6 +119,13 @@ def space_of(scenario: Scenario, devices: tuple[int, ...], asked: Mapping[str, A
         work.global_batch,
         technique_of(scenario).shares,
     )
+
+
+def _refused(scenario: Scenario, micro_batch: int) -> str:
+    """Why a technique of the scenario cannot work on so many sequences at a time; empty where all can."""
+    model, work, plan = scenario.model, replace(scenario.workload, micro_batch=micro_batch), scenario.plan
+    asked = ((call.technique.name, call.technique.unfit) for call in scenario.techniques if call.technique.unfit)
+    return next((f"{micro_batch}: {name} {why}" for name, unfit in asked if (why := unfit(model, work, plan))), "")
 
 
 def divisors(number: int, most: int) -> tuple[int, ...]:

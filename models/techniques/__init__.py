@@ -43,6 +43,9 @@ class Technique:
         What it arranges: layers | attention | experts | model.
     closed_form : bool
         Whether a `Clock` can stand in for the program: false where tasks are made by hand.
+    apart : bool
+        Whether its order of work depends on which collectives there are, so that of many plans only those with
+        the same ones can be timed together.
     replan : callable, optional
         The plan it makes of a scenario's plan.
     shares : callable, optional
@@ -67,6 +70,7 @@ class Technique:
     build: Callable[..., Any]
     slot: str
     closed_form: bool = True
+    apart: bool = False
     replan: Callable[[Any], Any] | None = None
     shares: Callable[..., Any] | None = None
     unfit: Callable[[Any, Any, Any], str] | None = None

@@ -34,6 +34,7 @@ def unfit(model: Transformer, work: Workload, plan: Plan) -> str:
     slot="layers",
     paper="DeepSeek-V3, arXiv 2412.19437",
     needs="software only; two sequences a pass",
+    apart=True,
     unfit=unfit,
 )
 def two_batch_overlap(step: Step, build: Builder) -> Handle:
