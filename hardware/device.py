@@ -56,6 +56,9 @@ class Device:
         Share of that speed which matrix products keep up over a whole training step, under power limits
         and beside other kernels.
     near_memory : NearMemory or None
+    profile : str or None
+        File, or name of a shipped one, with kernels fitted to measurements (`commlens calibrate compute`), which then
+        stand for the efficiencies above.
     sources : Mapping
         Where each number comes from.
     """
@@ -75,6 +78,7 @@ class Device:
     memory_efficiency: float
     sustained: float = 1.0
     near_memory: NearMemory | None = None
+    profile: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def flops(self, dtype: str) -> float:

@@ -82,6 +82,7 @@ class DeviceFile(Strict):
     memory_efficiency: Share
     sustained: Share = 1.0
     near_memory: NearMemoryFile | None = None
+    profile: str | None = None
 
 
 class ProtocolFile(Strict):

@@ -15,8 +15,11 @@ import numpy as np
 
 from ..hardware import Device
 from .cache import staged_reads
+from .fitted import fitted
 from .products import ALIGNMENT
 from .products import DTYPE_BYTES as DTYPE_BYTES
+from .products import EXPONENTIALS as EXPONENTIALS
+from .products import NARROW as NARROW
 from .products import gemm_time as gemm_time
 from .products import tiles as tiles
 from .software import Software
@@ -24,11 +27,7 @@ from .software import Software
 # Share of the dense GEMM rate that a fused (flash) attention kernel reaches on long sequences:
 # FlashAttention-3 reports up to 740 of 989 TFLOP/s forward on H100 (arXiv 2407.08608).
 FLASH_EFFICIENCY = 0.7
-# Exponentials of a compute unit in a clock: four special-function units in each of its four parts (V100 to H100).
-EXPONENTIALS = 16
-# Formats only matrix units have; activations around them, attention and messages are bf16.
 QUANTISE = "quantise"
-NARROW = ("fp8", "fp4", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +88,10 @@ class Kernels:
     """
 
     def __init__(self, device: Device, software: Software, dtype: str, training: bool = False):
+        self.fitted = fitted(device)
+        if self.fitted is not None:
+            device = self.fitted.device(device)
+        self.slowed = device.sustained if training else 1.0
         if training:
             device = replace(device, gemm_efficiency=device.gemm_efficiency * device.sustained)
         self.passes = software.passes if training else 1.0
@@ -99,6 +102,7 @@ class Kernels:
         self.bandwidth = device.memory_bandwidth * device.memory_efficiency
         gap = software.kernel_overhead
         self.overhead = device.launch_overhead if gap is None else gap
+        self.own_launch = gap is None and self.fitted is not None
         self._gemms: dict[tuple[float, ...], tuple[float, float]] = {}
 
     def gemm(
@@ -134,7 +138,9 @@ class Kernels:
             # Of many shapes at once each operand is counted once: what is read again from beyond the
             # cache slows no product of a size that fills the device.
             reads = size * groups * (m * k + k * n)
-            times = gemm_time(m, n, k, self.device, dtype, groups, reads, self.size, aligned)
+            times = self._single(m, n, k, groups, dtype, aligned)
+            if times is None:
+                times = gemm_time(m, n, k, self.device, dtype, groups, reads, self.size, aligned)
             times = times / np.where(np.greater(groups, 1) & (not wide), self.grouped, 1.0)
             traffic = reads + self.size * groups * m * n
             return Kernel(name, work, traffic, times, self.overhead, (m, n, k), groups, **traits)
@@ -153,11 +159,21 @@ class Kernels:
                 )
             else:
                 reads = size * groups * (m * k + k * n)
-            time = float(gemm_time(m, n, k, self.device, dtype, groups, reads, self.size, aligned))
+            single = self._single(m, n, k, groups, dtype, aligned)
+            if single is None:
+                single = gemm_time(m, n, k, self.device, dtype, groups, reads, self.size, aligned)
+            time = float(single)
             time = time / self.grouped if groups > 1 and not wide else time
             self._gemms[key] = reads + self.size * groups * m * n, time
         traffic, time = self._gemms[key]
         return Kernel(name, work, traffic, time, self.overhead, (m, n, k), groups, **traits)
+
+    def _single(self, m: Any, n: Any, k: Any, groups: Any, dtype: str, aligned: bool) -> Any:
+        """Time of single products that were fitted to measurements [s]; None for others."""
+        if self.fitted is None or not aligned or np.any(np.not_equal(groups, 1)):
+            return None
+        found = self.fitted.gemm(m, n, k, dtype)
+        return None if found is None else found / self.slowed
 
     def uncached_gemm(self, gemm: Kernel) -> Kernel:
         """The same product with its output stored past the cache; `memory_bytes` are its reads only."""
@@ -177,7 +193,16 @@ class Kernels:
         """
         if self.software.fuses_single_row and np.all(np.equal(rows, 1)):
             return ()
-        return self.streamed(name, streams * elements * self.size * (1.0 if exact else self.passes))
+        traffic = streams * elements * self.size * (1.0 if exact else self.passes)
+        (kernel,) = self.streamed(name, traffic)
+        if self.fitted is not None:
+            time = self.fitted.streaming(name, rows, traffic, self.size)
+            kernel = kernel if time is None else replace(kernel, time=time, overhead=self._launch("streaming"))
+        return (kernel,)
+
+    def _launch(self, kind: str) -> float:
+        """Gap before a kernel of a kind that was fitted [s]."""
+        return self.fitted.launch(kind) if self.own_launch and self.fitted is not None else self.overhead
 
     def streamed(self, name: str, traffic: float) -> tuple[Kernel, ...]:
         """Kernel that moves `traffic` bytes through memory, no more and no less, and computes next to nothing."""
@@ -220,6 +245,13 @@ class Kernels:
         if self.software.attention == "unfused":
             return self._unfused_attention(batch, query, context, heads, head_dim, value_dim)
         traffic = cache + activations
+        if self.fitted is not None:
+            width = (head_dim + value_dim) / 2
+            shape = (batch, query, context, heads, kv_heads, width, self.wide)
+            measured = self.fitted.attention(*shape, causal)
+            if measured is not None:
+                kind = "attention_decode" if np.all(np.equal(query, 1)) else "attention_prefill"
+                return (Kernel("attention", work, traffic, measured, self._launch(kind), core=True),)
         flash = self.software.flash_efficiency
         share = flash.get(self.device.name, flash.get("default", FLASH_EFFICIENCY))
         rate = self.device.flops(self.wide) * self.device.gemm_efficiency * share

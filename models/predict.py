@@ -10,6 +10,7 @@ from ..hardware.units import format_size
 from ..simulator import Program, Trace, finish_times, run
 from ..simulator.result import Result
 from .build import Builder
+from .fitted import fitted
 from .flops import model_flops
 from .groups import process_groups
 from .kernels import Kernels
@@ -182,6 +183,9 @@ def _warnings(
         text = one.technique.warns(scenario.model, plan) if one.technique.warns else ""
         if text:
             yield text
+    measured = fitted(device)
+    if measured is not None and measured.measured_on != device.name:
+        yield f"kernels of {device.profile} were measured on {measured.measured_on}: shares of its peaks are taken"
     lost = scenario.workload.routing.dropped()
     if lost:
         yield f"{lost:.1%} of the copies of tokens find no room at capacity {scenario.workload.routing.capacity:g}"

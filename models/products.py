@@ -10,6 +10,10 @@ from numpy.typing import ArrayLike
 from ..hardware import Device
 
 DTYPE_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "fp4": 0.5}
+# Formats only matrix units have; activations around them, attention and messages are bf16.
+NARROW = ("fp8", "fp4", "int8")
+# Exponentials of a compute unit in a clock: four special-function units in each of its four parts (V100 to H100).
+EXPONENTIALS = 16
 
 # Each halving of the output tile costs this share of the large-tile rate: a smaller tile re-reads
 # its operands from the cache more often. Fitted with the device efficiencies to the published GEMM

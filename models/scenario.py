@@ -11,6 +11,7 @@ from ..hardware import Cluster, load_cluster
 from ..hardware.errors import InputError
 from ..hardware.units import parse_size
 from .architecture import Transformer
+from .fitted import fitted
 from .library import load_model
 from .pipeline.orders import CHUNKED, JOINT
 from .pipeline.orders import check as check_schedule
@@ -89,6 +90,10 @@ class Scenario:
         techniques = tuple(parse_technique(t if isinstance(t, str) else t.model_dump(), where) for t in file.techniques)
         model = _remodelled(load_model(file.model, f"{where}: model"), techniques, where)
         cluster = load_cluster(file.cluster, f"{where}: cluster")
+        try:
+            fitted(cluster.device)
+        except InputError as problem:
+            raise InputError(f"{where}: cluster: device: profile: {problem}") from None
         plan = _plan(file.plan, model, cluster, file.workload.phase, techniques, where)
         workload = _workload(file.workload, plan, model, cluster, where)
         for call in techniques:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import EXPONENTIALS
+from ..products import EXPONENTIALS
 from .base import Column, KernelEstimator, Parameter, Shapes, Values, blend, element_bytes
 
 # Queries of a block, and keys that it takes at a time, of FlashAttention-2 and -3 at heads of 128

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...hardware import Device
-from ..kernels import NARROW
-from ..products import K_STEP, SPLIT_K, tiles
+from ..products import K_STEP, NARROW, SPLIT_K, tiles
 from .base import Column, KernelEstimator, Parameter, Shapes, Values, blend, element_bytes
 
 # Order of the norm that stands for the roofline's maximum: arithmetic and traffic that take equally long take 15 %

@@ -5,6 +5,7 @@ import pytest
 from commlens.hardware import load_device
 from commlens.models.blocks import Tokens
 from commlens.models.flops import matrix_parameters, model_flops
+from commlens.models.gradients import flattened
 from commlens.models.kernels import Kernels
 from commlens.models.layers import Layers
 from commlens.models.library import load_model
@@ -34,7 +35,7 @@ def test_gemm_flops_are_two_per_active_matrix_parameter_and_token(model):
         kernel.flops
         for layer in range(shape.layers)
         for block in made.forward(layer, tokens)
-        for kernel in block.kernels
+        for kernel in flattened(block.kernels)
         if kernel.shape
     ) + sum(kernel.flops for kernel in made.head(tokens, True) if kernel.shape)
     # norms, biases and sinks are no matrix products: below 0.2 % of the parameters
@@ -47,7 +48,7 @@ def test_tensor_parallel_ranks_share_the_matrix_work(model):
 
     def work(tp):
         made = layers(model, tp)
-        return sum(k.flops for b in made.forward(made.model.layers - 1, tokens) for k in b.kernels)
+        return sum(k.flops for b in made.forward(made.model.layers - 1, tokens) for k in flattened(b.kernels))
 
     one, two = work(1), work(2)
     # replicated: latent projections and routers only
@@ -81,8 +82,8 @@ def test_backward_is_twice_the_gemm_work(model):
     made, tokens = layers(model, 4), Tokens(1, 2048, 2048)
     for block in made.forward(0, tokens):
         back = made.backward(block)
-        forward = sum(k.flops for k in block.kernels if k.shape)
-        assert sum(k.flops for k in (*back.kernels, *back.deferred) if k.shape) == pytest.approx(2 * forward)
+        forward = sum(k.flops for k in flattened(block.kernels) if k.shape)
+        assert sum(k.flops for k in flattened((*back.kernels, *back.deferred)) if k.shape) == pytest.approx(2 * forward)
         assert back.kernels[-1].shape is not None
         again = made.backward(block, made.repeated(block))
         extra = [kernel for kernel in block.kernels if kernel.core]

@@ -1,0 +1,105 @@
+"""A device's kernels as its fitted profile has them, in the terms that `Kernels` asks in.
+
+A profile's times begin with a fixed one; programs count that as the gap before a kernel, where the software stack
+does not say what the gap is. What a profile did not fit keeps the formulas of the device's preset, at the shares of
+its peaks that the profile found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..hardware import Device
+from .estimators import KernelProfile
+from .estimators.streaming import PASSES
+
+# Elementwise kernels by what they do: an operation of `StreamingEstimator`. Others stream as an addition does.
+OPERATIONS = {
+    "add + norm": "norm",
+    "norm": "norm",
+    "latent norm + rope": "norm",
+    "activation": "activation",
+}
+SIZES = {"fp32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class FittedTimes:
+    """Times of a profile, without the fixed part.
+
+    Parameters
+    ----------
+    profile : KernelProfile
+        Of the device.
+    measured_on : str
+        Device whose kernels were measured.
+    """
+
+    profile: KernelProfile
+    measured_on: str
+
+    def launch(self, kind: str) -> float:
+        """Fixed time of a kind of kernel [s]; that of products where the kind was not fitted."""
+        fits = self.profile.estimators
+        found = fits.get(kind) or fits.get("gemm")
+        return 0.0 if found is None else found.values_["launch"]
+
+    def device(self, device: Device) -> Device:
+        """The device at the shares of its peaks that were fitted."""
+        fits, changes = self.profile.estimators, {}
+        if "gemm" in fits:
+            values = fits["gemm"].values_
+            changes = {"gemm_efficiency": values["matrix"], "memory_efficiency": values["memory"]}
+            changes["launch_overhead"] = values["launch"]
+        if "streaming" in fits:
+            changes["memory_efficiency"] = min(1.0, fits["streaming"].values_["add"])
+        return replace(device, **changes)
+
+    def gemm(self, m: Any, n: Any, k: Any, dtype: str) -> Any:
+        """A product alone [s], or None where products were not fitted."""
+        shape = {"m": np.maximum(m, 1.0), "n": np.maximum(n, 1.0), "k": np.maximum(k, 1.0), "quantise": 0}
+        return self._seconds("gemm", dtype=dtype, **shape)
+
+    def attention(
+        self, batch: Any, query: Any, context: Any, heads: Any, kv_heads: Any, width: Any, dtype: str, causal: bool
+    ) -> Any:
+        """Fused attention [s], or None for what was not fitted: no mask over several queries."""
+        shape = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "head_dim": width, "seq_kv": context}
+        if np.all(np.equal(query, 1)):
+            return self._seconds("attention_decode", dtype=dtype, **shape)
+        if not causal:
+            return None
+        return self._seconds("attention_prefill", dtype=dtype, seq_q=query, **shape)
+
+    def streaming(self, name: str, rows: Any, traffic: Any, size: float) -> Any:
+        """A kernel of so many rows that moves so many bytes [s], or None where such were not fitted."""
+        # Its passes over memory as so many more elements of a kernel with those of the estimator.
+        width = np.maximum(1.0, traffic / (PASSES * size * np.maximum(rows, 1.0)))
+        dtype = "fp32" if size == SIZES["fp32"] else "bf16"
+        shape = {"m": np.maximum(rows, 1.0), "n": np.maximum(1.0, width * size / SIZES[dtype])}
+        return self._seconds("streaming", operation=OPERATIONS.get(name, "add"), dtype=dtype, **shape)
+
+    def _seconds(self, kind: str, **shape: Any) -> Any:
+        if kind not in self.profile.estimators:
+            return None
+        return np.maximum(self.profile.seconds(kind, **shape) - self.launch(kind), 0.0)[()]
+
+
+@lru_cache(maxsize=256)
+def fitted(device: Device) -> FittedTimes | None:
+    """Times of the profile that a device names; None where it names none.
+
+    Raises
+    ------
+    InputError
+        For a file that is not there or holds no profile.
+    """
+    if device.profile is None:
+        return None
+    profile = KernelProfile.load(device.profile)
+    moved = profile if profile.device.name == device.name else profile.for_device(device)
+    return FittedTimes(moved, profile.device.name)
