@@ -68,8 +68,8 @@ class Transformer:
     experts, experts_per_token, shared_experts : int
         Routed experts of a mixture layer, how many of them a token visits, and experts that every
         token visits.
-    expert_ffn : int
-        Inner width of one expert.
+    expert_ffn, shared_ffn : int
+        Inner width of one expert, and of a shared one where it is another; 0 where it is the same.
     bottleneck : int
         Width at which tokens travel to routed experts and these work, where a projection all experts share goes down
         to it before and back up after (BigMac, arXiv 2502.16927); 0 for the width of the residual stream.
@@ -126,6 +126,7 @@ class Transformer:
     experts_per_token: int = 0
     shared_experts: int = 0
     expert_ffn: int = 0
+    shared_ffn: int = 0
     bottleneck: int = 0
     expert_groups: int = 0
     groups_per_token: int = 0
@@ -188,9 +189,18 @@ class Transformer:
         """Width of a token on its way to routed experts and inside their first product."""
         return self.bottleneck or self.hidden
 
+    @property
+    def shared_width(self) -> int:
+        """Inner width of all shared experts together."""
+        return self.shared_experts * (self.shared_ffn or self.expert_ffn)
+
     def expert_parameters(self) -> int:
         """One routed expert of one layer; 0 without experts."""
         return self.feed_forward_parameters(self.expert_ffn, self.expert_width) if self.experts else 0
+
+    def shared_parameters(self) -> int:
+        """Shared experts of one layer."""
+        return self.shared_experts * self.feed_forward_parameters(self.shared_ffn or self.expert_ffn)
 
     def projection_parameters(self) -> int:
         """Shared projections of one layer, down to the experts' bottleneck and back; 0 without one."""
@@ -307,8 +317,7 @@ class Transformer:
         return inputs * outputs + (outputs if bias else 0)
 
     def _mlp(self, routed: int) -> int:
-        shared = self.shared_experts * self.feed_forward_parameters(self.expert_ffn)
-        return routed * self.expert_parameters() + shared + self.projection_parameters()
+        return routed * self.expert_parameters() + self.shared_parameters() + self.projection_parameters()
 
     def _head_inputs(self) -> int:
         """Query, key and value projections, with the norms on queries and keys."""

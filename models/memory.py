@@ -28,8 +28,12 @@ def footprint(model: Transformer, work: Workload, plan: Plan, software: Software
         return {name: float(size) for name, size in training_memory(model, work, plan, software).items()}
     size = DTYPE_BYTES[work.dtype]
     vocabulary = model.embedding_parameters() + model.head_parameters()
-    routed = sum(map(model.is_moe, range(model.layers))) * model.experts * model.expert_parameters()
-    divided = (model.parameters() - vocabulary - routed) / plan.tp + routed / (plan.ep * plan.etp)
+    mixtures = sum(map(model.is_moe, range(model.layers)))
+    routed = mixtures * model.experts * model.expert_parameters()
+    projections = mixtures * model.projection_parameters()
+    shared = mixtures * model.shared_parameters()
+    divided = (model.parameters() - vocabulary - routed - shared - projections) / plan.tp
+    divided += shared / plan.etp + routed / (plan.ep * plan.etp) + projections
     rows = work.micro_batch * (1 if work.phase == "decode" else work.sequence_length / plan.cp)
     found: dict[str, float] = {
         "weights": (divided + vocabulary / (plan.tp if software.shards_head else 1)) * size,

@@ -137,9 +137,10 @@ def layer_activations(model: Transformer, layer: int, work: Workload, plan: Plan
     fan = 2 if model.gated else 1
     if model.is_moe(layer):
         routed = model.experts_per_token * (
-            model.hidden * 2 * operand + model.expert_ffn * (fan * size + operand) / plan.etp
+            model.expert_width * 2 * operand + model.expert_ffn * (fan * size + operand) / plan.etp
         )
-        shared = model.shared_experts * model.expert_ffn * (fan * size + operand) / plan.etp
+        routed = routed + model.bottleneck * 2 * operand  # what goes down, and the sum that comes up
+        shared = model.shared_width * (fan * size + operand) / plan.etp
         local = np.where(np.equal(plan.etp, plan.tp), 1.0, 1.0 / plan.tp)[()]
         found = found + (routed + shared) * local
     else:

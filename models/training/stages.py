@@ -144,8 +144,9 @@ def layer_parameters(model: Transformer, layer: int, plan: Plan) -> tuple[Any, A
     if not model.is_moe(layer):
         return (model.attention_parameters() + model.mlp_parameters(layer)) / plan.tp + kept, 0.0 * plan.tp
     routed = model.experts * model.expert_parameters()
-    shared = model.mlp_parameters(layer) - routed
-    dense = model.attention_parameters() / plan.tp + shared / plan.etp + kept
+    # Every rank takes its own tokens down to a bottleneck and up again.
+    kept += model.projection_parameters()
+    dense = model.attention_parameters() / plan.tp + model.shared_parameters() / plan.etp + kept
     return dense, routed / (plan.ep * plan.etp)
 
 

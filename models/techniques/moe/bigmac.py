@@ -38,4 +38,6 @@ def bigmac(model: Transformer, *, r: float = 0.25) -> Transformer:
         raise InputError(f"techniques: bigmac.r: {r} of {model.hidden} elements (legal: {1 / model.hidden:.2g} to 1)")
     if model.bottleneck:
         raise InputError(f"techniques: bigmac: {model.name} has a bottleneck already (legal: a model without one)")
-    return replace(model, bottleneck=width, expert_ffn=max(1, round(model.expert_ffn * model.hidden / width)))
+    inner = max(1, round(model.expert_ffn * model.hidden / width))
+    # Shared experts work where the token is, at full width.
+    return replace(model, bottleneck=width, expert_ffn=inner, shared_ffn=model.shared_ffn or model.expert_ffn)
