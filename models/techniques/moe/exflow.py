@@ -81,9 +81,9 @@ def exflow(core: Experts, build: Builder, *, publish: Publish = "cache") -> Iter
         return all_to_all(core, build)
     group, spread = group_of(build), spread_of(core, build)
     moved, left = 1 - spread.same_device, 1 - spread.same_node
-    # Of the other experts every device has as many, wherever the first is.
-    others = (core.top_k - 1) * (1 - 1 / np.asarray(group.size))
-    outside = (core.top_k - 1) * (1 - 1 / np.asarray(group.nodes()))
+    # The others are as likely any of the rest, of which the device of the first has one less than others.
+    share = (core.top_k - 1) * core.count / max(core.count - 1, 1)
+    others, outside = (share * (1 - 1 / np.asarray(number)) for number in (group.size, group.nodes()))
     there = scattered(core, build, moved - left + others - outside, left + outside)
     home = scattered(core, build, others - outside, outside) if core.top_k > 1 and core.returned else ()
     return (*core.shared, *there, *core.work, *home)
