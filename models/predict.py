@@ -73,12 +73,14 @@ def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
     kernels = Kernels(scenario.cluster.device, scenario.software, scenario.workload.dtype)
     plan, cluster = scenario.plan, scenario.cluster
     routing, crowd = scenario.workload.routing, 1.0
-    if any(one.technique.gathers_tokens for one in call.every):  # what the busiest rank has is in all of its work
-        crowd, routing = float(routing.load(plan.ep)), replace(routing, imbalance=1.0)
     whole = plan.cp == 1 and plan.ep == 1 and not plan.sequence_parallel
-    layers = Layers(scenario.model, kernels, plan.tp if whole else plan.division, routing=routing)
+    division = plan.tp if whole else plan.division
+    layers = decoding = Layers(scenario.model, kernels, division, routing=routing)
+    if any(one.technique.gathers_tokens for one in call.every):  # what the busiest rank has is in all of its work
+        crowd = float(routing.load(plan.ep))
+        decoding = Layers(scenario.model, kernels, division, routing=replace(routing, imbalance=1.0))
     groups = None if plan.cp == 1 and plan.ep == 1 else process_groups(cluster, plan)
-    for phase in phases(scenario, layers, crowd):
+    for phase in phases(scenario, layers, decoding, crowd):
         name = f"{scenario.model.name} {phase.name}, {call.label}"
         if groups is not None and not scenario.fold and plan.tp == 1 and plan.ep == 1:
             build: Builder = Routed(name, cluster, kernels, groups)

@@ -50,8 +50,8 @@ class Phase:
     repeat: int
 
 
-def phases(scenario: Scenario, layers: Layers, crowd: float = 1.0) -> tuple[Phase, ...]:
-    """Programs an inference scenario consists of, on a rank with `crowd` times the mean of tokens.
+def phases(scenario: Scenario, layers: Layers, decoding: Layers, crowd: float = 1.0) -> tuple[Phase, ...]:
+    """Programs an inference scenario consists of; decoding on a rank with `crowd` times the mean of tokens.
 
     A generate run is one prefill, which yields the first token, and `new_tokens - 1` decode steps;
     the cost of a decode step is linear in the context, so one at mean context stands for all.
@@ -71,7 +71,7 @@ def phases(scenario: Scenario, layers: Layers, crowd: float = 1.0) -> tuple[Phas
     if work.phase in ("decode", "generate") and steps:
         context = total if software.static_cache else work.sequence_length + work.new_tokens // 2
         tokens = Tokens(micro * crowd, 1, context)
-        found.append(Phase("decode", (forward_step("decode", layers, tokens, every, True),), passes * steps))
+        found.append(Phase("decode", (forward_step("decode", decoding, tokens, every, True),), passes * steps))
     return tuple(found)
 
 
