@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from .routing.choice import routing_of
 from .software import Software, load_software
 from .techniques import TechniqueCall, parse_technique
 from .training.stragglers import Stragglers
+
+_FILES = (".json", ".npz", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Scenario:
 
     @classmethod
     def load(cls, path: str | Path) -> Scenario:
-        """Scenario from a YAML (or JSON) file; model paths in it are relative to the file.
+        """Scenario from a YAML (or JSON) file; files it names for model and routing are looked for beside it first.
 
         Raises
         ------
@@ -71,11 +74,8 @@ class Scenario:
 
         path = Path(path)
         data = read_yaml(path)
-        model = data.get("model")
-        if isinstance(model, str) and ("/" in model or model.endswith(".json")):
-            beside = path.parent / model
-            if beside.exists():
-                data = {**data, "model": str(beside)}
+        for key in ("model", "workload.routing.trace", "workload.routing.placement"):
+            data = _beside(data, key.split("."), path.parent)
         return cls.from_dict(data, where=str(path))
 
     @classmethod
@@ -151,6 +151,17 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
             node = node[part]
         node[parts[-1]] = value
     return result
+
+
+def _beside(data: dict[str, Any], keys: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The mapping with a file it names by the name from here, where that file is in the folder."""
+    key, *rest = keys
+    value = data.get(key)
+    if rest:
+        return {**data, key: _beside(value, rest, folder)} if isinstance(value, dict) else data
+    if isinstance(value, str) and ("/" in value or Path(value).suffix in _FILES) and os.path.exists(folder / value):
+        return {**data, key: str(folder / value)}
+    return data
 
 
 def _plan(
