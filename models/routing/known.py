@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,8 +81,8 @@ class Routing:
         ----------
         ranks : int or array
         """
-        if self.capacity is not None:
-            return 1.0  # all are filled up alike
+        if self.capacity is not None:  # all experts are filled up alike
+            return 1.0 if isinstance(self.placement, str) else _each(lambda n: self._fullest(n), ranks)
         if self.imbalance is not None:
             return np.where(np.greater(ranks, 1), self.imbalance, 1.0)[()]
         if self.trace is None:
@@ -142,6 +143,13 @@ class Routing:
         # Layers follow each other, each waiting for its own busiest rank.
         return float(imbalance(self.trace, self.device(ranks, 1), ranks).mean())
 
+    def _fullest(self, ranks: int) -> float:
+        """Experts of a layer on the rank that has most, over the mean; a placement may be even in all layers alone."""
+        if ranks == 1:
+            return 1.0
+        counts = [int(np.bincount(row).max()) for row in self.device(ranks, 1)]
+        return float(np.mean(counts)) * ranks / self.device(ranks, 1).shape[1]
+
     def _spread(self, count: int, top_k: int, ranks: int, nodes: int) -> Spread:
         found = self._uniform(count, top_k, ranks, nodes)
         if self.trace is not None and ranks > 1:
@@ -156,15 +164,38 @@ class Routing:
         return found
 
     def _uniform(self, count: int, top_k: int, ranks: int, nodes: int) -> Spread:
-        local = -(-ranks // nodes)
-        allowed = nodes
-        if self.groups:  # a node holds whole groups, or a group several nodes
-            allowed = min(nodes, self.per_token * max(1, nodes // self.groups))
+        limits = [(1, 1)]
+        if self.groups:
+            limits.append((self.groups, self.per_token))
         if self.node_limit is not None:
-            allowed = min(allowed, self.node_limit)
-        reachable = max(count * allowed // nodes, top_k)
-        devices, hosts = (expected_hit(parts, reachable, top_k) for parts in (allowed * local, allowed))
+            limits.append((nodes, min(nodes, self.node_limit)))
+        devices, hosts = (min(limited_hit(parts, count, top_k, *limit) for limit in limits) for parts in (ranks, nodes))
         return Spread(devices, hosts, 1 / ranks, 1 / nodes)
+
+
+def limited_hit(parts: int, experts: int, top_k: int, groups: int, limit: int) -> float:
+    """Expected number of equal parts of the experts that a token reaches whose experts lie in few groups of them.
+
+    Parameters
+    ----------
+    parts : int
+        Ranks or nodes: whole ones in a group, or whole groups in each; else the groups are not seen.
+    experts, top_k : int
+    groups, limit : int
+        Equal groups, and how many of them, any with the same chance, hold the token's experts; more where these
+        are too small for `top_k`.
+    """
+    limit = max(limit, -(-top_k * groups // experts))
+    if parts % groups == 0:
+        return expected_hit(limit * parts // groups, limit * experts // groups, top_k)
+    if groups % parts:
+        return expected_hit(parts, experts, top_k)
+    own, each = groups // parts, experts // groups
+    missed = sum(
+        comb(own, chosen) * comb(groups - own, limit - chosen) * comb((limit - chosen) * each, top_k)
+        for chosen in range(min(own, limit) + 1)
+    )
+    return parts * (1 - missed / (comb(groups, limit) * comb(limit * each, top_k)))
 
 
 UNIFORM = Routing()

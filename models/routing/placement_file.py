@@ -42,7 +42,7 @@ class _File(BaseModel):
 
     devices: Annotated[int, Field(ge=1, le=1_000_000)]
     nodes: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    device: list[list[Annotated[int, Field(ge=0)]]]
+    device: list[list[Annotated[int, Field(ge=0, lt=1_000_000)]]]
     about: dict[str, Any] = {}
 
 
@@ -59,7 +59,7 @@ def save_placement(placement: PlacementFile, path: str | Path) -> None:
 
 
 def load_placement(path: str | Path) -> PlacementFile:
-    """Read and check a placement: every device has as many experts of a layer as any other.
+    """Read and check a placement: every device has as many experts as any other, in all layers together.
 
     Raises
     ------
@@ -90,19 +90,18 @@ def load_placement(path: str | Path) -> PlacementFile:
 
 
 def balanced(device: NDArray[np.int64], devices: int, where: str) -> None:
-    """Refuse a placement that gives devices unlike numbers of a layer's experts.
+    """Refuse a placement that gives devices unlike numbers of experts; in one layer they may have.
 
     Raises
     ------
     InputError
     """
-    share = device.shape[1] / devices
-    for layer, row in enumerate(device):
-        counts = np.bincount(row, minlength=devices)
-        if (counts != share).any():
-            worst = int(np.abs(counts - share).argmax())
-            legal = f"{share:g} on each" if share.is_integer() else f"devices that divide {device.shape[1]}"
-            raise InputError(
-                f"{where}: device: layer {layer}: device {worst} has {counts[worst]} of {device.shape[1]} experts "
-                f"(legal: {legal})"
-            )
+    share = device.size / devices
+    counts = np.bincount(device.ravel(), minlength=devices)
+    if (counts != share).any():
+        worst = int(np.abs(counts - share).argmax())
+        legal = f"{share:g} on each" if share.is_integer() else f"devices that divide {device.size}"
+        raise InputError(
+            f"{where}: device: device {worst} has {counts[worst]} of the {device.size} experts of all layers "
+            f"(legal: {legal})"
+        )
