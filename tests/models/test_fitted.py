@@ -1,0 +1,105 @@
+"""A device with a profile of its kernels: programs take the profile's times, not the preset's."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from commlens.hardware import load_device
+from commlens.hardware.errors import InputError
+from commlens.models.estimators import KernelProfile
+from commlens.models.fitted import fitted
+from commlens.models.kernels import Kernels
+from commlens.models.predict import estimate
+from commlens.models.scenario import Scenario
+from commlens.models.software import load_software
+
+PROFILE = KernelProfile.load("kernels-h100")
+
+
+def kernels(device="h100-sxm", profile="kernels-h100", **software):
+    device = dataclasses.replace(load_device(device), profile=profile)
+    return Kernels(device, load_software({"preset": "ideal", **software}), "bf16")
+
+
+def scenario(device, phase="prefill", **keys):
+    return Scenario.from_dict(
+        {
+            "model": "llama-3.1-8b",
+            "cluster": {"preset": "dgx-h100", "device": device},
+            "workload": {"phase": phase, "sequence_length": 2048, "global_batch": 1},
+            "plan": {"tp": 4},
+            **keys,
+        }
+    )
+
+
+def test_a_product_takes_the_time_of_the_profile_less_its_launch():
+    make = kernels()
+    made = make.gemm("any", 4096, 8192, 1024)
+    launch = PROFILE.estimators["gemm"].values_["launch"]
+    assert made.time + launch == pytest.approx(PROFILE.seconds("gemm", m=4096, n=8192, k=1024, dtype="bf16"))
+    stated = kernels(kernel_overhead=7e-6)
+    assert stated.gemm("any", 4096, 8192, 1024).time == made.time  # what the stack says of gaps is not the kernel's
+    assert stated.gemm("any", 4096, 8192, 1024).overhead == 7e-6
+    silent = Kernels(make.device, load_software({"name": "bare"}), "bf16")
+    assert silent.gemm("any", 64, 64, 64).overhead == pytest.approx(launch)
+
+
+def test_attention_and_streaming_too():
+    make = kernels()
+    (decode,) = make.attention(8, 1, 4096, 8, 1, 128, 128, True)
+    whole = PROFILE.seconds("attention_decode", batch=8, seq_kv=4096, heads=8, kv_heads=1, head_dim=128, dtype="bf16")
+    assert decode.time + PROFILE.estimators["attention_decode"].values_["launch"] == pytest.approx(whole)
+    (norm,) = make.elementwise("norm", 4096 * 8192, 4096, 3)
+    whole = PROFILE.seconds("streaming", operation="norm", m=4096, n=8192, dtype="bf16")
+    assert norm.time + PROFILE.estimators["streaming"].values_["launch"] == pytest.approx(whole)
+
+
+def test_arrays_are_as_scalars():
+    make = kernels()
+    m = np.array([16.0, 512.0, 8192.0])
+    alone = [make.gemm("any", one, 4096, 4096).time for one in m]
+    assert make.gemm("any", m, 4096, 4096).time == pytest.approx(alone)
+
+
+def test_another_device_takes_the_shares():
+    h200 = fitted(dataclasses.replace(load_device("h200-sxm"), profile="kernels-h100"))
+    assert h200.measured_on == "h100-sxm"
+    # Decode is bound by memory, of which an H200 has more bandwidth.
+    shape = (64, 1, 16384, 32, 8, 128, "bf16", True)
+    own = fitted(dataclasses.replace(load_device("h100-sxm"), profile="kernels-h100"))
+    ratio = own.attention(*shape) / h200.attention(*shape)
+    bandwidth = load_device("h200-sxm").memory_bandwidth / load_device("h100-sxm").memory_bandwidth
+    assert ratio == pytest.approx(bandwidth, rel=0.02)
+
+
+def test_scenarios_take_it_and_say_where_it_was_measured():
+    plain, mine = (estimate(scenario(d)) for d in ("h100-sxm", {"preset": "h100-sxm", "profile": "kernels-h100"}))
+    assert mine.time_s != plain.time_s
+    assert mine.time_s == pytest.approx(plain.time_s, rel=0.25)
+    moved = estimate(scenario({"preset": "h200-sxm", "profile": "kernels-h100"}))
+    assert any("measured on h100-sxm" in text for text in moved.warnings)
+    assert not any("measured on" in text for text in mine.warnings)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        ("{", "KernelProfile.save"),
+        ("[]", "not a profile of kernels"),
+        (json.dumps({**PROFILE.to_dict(), "kernels": {"gemm": {}}}), "gemm.values"),
+        (json.dumps({**PROFILE.to_dict(), "device": "abacus"}), "abacus"),
+    ],
+)
+def test_a_profile_that_is_none_is_one_line(tmp_path, content, said):
+    path = tmp_path / "mine.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError) as refused:
+        scenario({"preset": "h100-sxm", "profile": str(path)})
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "cluster: device: profile" in str(refused.value)
