@@ -81,9 +81,26 @@ def exflow(core: Experts, build: Builder, *, publish: Publish = "cache") -> Iter
         return all_to_all(core, build)
     group, spread = group_of(build), spread_of(core, build)
     moved, left = 1 - spread.same_device, 1 - spread.same_node
-    # The others are as likely any of the rest, of which the device of the first has one less than others.
-    share = (core.top_k - 1) * core.count / max(core.count - 1, 1)
-    others, outside = (share * (1 - 1 / np.asarray(number)) for number in (group.size, group.nodes()))
+    others = others_elsewhere(core, group.size, spread.same_device)
+    outside = others_elsewhere(core, group.nodes(), spread.same_node)
     there = scattered(core, build, moved - left + others - outside, left + outside)
-    home = scattered(core, build, others - outside, outside) if core.top_k > 1 and core.returned else ()
+    home: tuple[Exchange, ...] = ()
+    if core.top_k > 1 and core.returned:
+        others, outside = (others_elsewhere(core, parts, 1.0) for parts in (group.size, group.nodes()))
+        home = scattered(core, build, others - outside, outside)
     return (*core.shared, *there, *core.work, *home)
+
+
+def others_elsewhere(core: Experts, parts: Any, first: Any) -> Any:
+    """Of the experts of a token but the first, how many are not on a device, or node, that may have the first.
+
+    Parameters
+    ----------
+    core : Experts
+    parts : int
+        Devices or nodes, with as many experts each.
+    first : float
+        Chance that the first is there; of the rest any is as likely.
+    """
+    here = core.count / np.asarray(parts) - first
+    return (core.top_k - 1) * (1 - here / max(core.count - 1, 1))
