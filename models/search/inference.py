@@ -1,4 +1,4 @@
-"""Plans of prefill, decode and generate: tensor-parallel degrees, the rest of the devices being replicas."""
+"""Plans of prefill, decode and generate: tensor- and expert-parallel degrees; the other devices are replicas."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...hardware.errors import InputError
 from ..predict import estimate
 from ..scenario import Scenario
+from .space import divisors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ def tensor_degrees(
     price: float | None,
     progress: Callable[[int, int], None] | None,
 ) -> pd.DataFrame:
-    """Plans of tp and dp that fit, best first.
+    """Plans of tp, dp and, for a mixture of experts, ep that fit, best first.
 
     Parameters
     ----------
@@ -37,25 +38,32 @@ def tensor_degrees(
     Returns
     -------
     pandas.DataFrame
-        tp, dp, devices, then the fields of `Result`; ``attrs``: `evaluated`, and `rejected`, which says of
+        tp, dp, ep of a mixture, devices, then the fields of `Result`; ``attrs``: `evaluated`, and `rejected`, which says of
         every plan left out why.
     """
     import pandas as pd
 
-    heads = scenario.model.heads
-    plans = [(tp, n // tp) for n in devices for tp in range(1, min(n, heads) + 1) if n % tp == 0 and heads % tp == 0]
+    heads, experts = scenario.model.heads, scenario.model.experts
+    plans = [
+        {"tp": tp, "dp": n // tp} | ({"ep": ep} if experts else {})
+        for n in devices
+        for tp in divisors(heads, n)
+        if n % tp == 0
+        for ep in divisors(experts or 1, n)
+        if n % ep == 0
+    ]
     batch = {"workload.global_batch": scenario.workload.global_batch}
     rows: list[dict[str, Any]] = []
     rejected = {}
-    for done, (tp, dp) in enumerate(plans):
-        plan = {"tp": tp, "dp": dp}
+    for done, plan in enumerate(plans):
         try:
-            result = estimate(scenario.replace({**batch, **{f"plan.{key}": value for key, value in plan.items()}}))
+            changes = {f"plan.{key}": value for key, value in plan.items()}
+            result = estimate(scenario.replace({**batch, **changes}))
         except InputError as problem:
             rejected[str(plan)] = str(problem)
         else:
             if result.fits:
-                rows.append({**plan, "devices": tp * dp, **result.to_dict()})
+                rows.append({**plan, "devices": plan["tp"] * plan["dp"], **result.to_dict()})
             else:
                 rejected[str(plan)] = "memory does not fit"
         if progress:

@@ -136,9 +136,9 @@ def layer_activations(model: Transformer, layer: int, work: Workload, plan: Plan
         found = found + scores * (2 * size + mask)  # softmax, dropped-out probabilities, mask
     fan = 2 if model.gated else 1
     if model.is_moe(layer):
-        routed = model.experts_per_token * (
-            model.expert_width * 2 * operand + model.expert_ffn * (fan * size + operand) / plan.etp
-        )
+        # Of every copy its input and output, and what is inside the expert; the busiest rank has most of them.
+        copies = model.experts_per_token * work.routing.padding * work.routing.load(plan.ep)
+        routed = copies * (model.expert_width * 2 * operand + model.expert_ffn * (fan * size + operand) / plan.etp)
         routed = routed + model.bottleneck * 2 * operand  # what goes down, and the sum that comes up
         shared = model.shared_width * (fan * size + operand) / plan.etp
         local = np.where(np.equal(plan.etp, plan.tp), 1.0, 1.0 / plan.tp)[()]
