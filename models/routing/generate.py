@@ -3,7 +3,8 @@
 The experts of every layer stand on a hidden ring, in an order of their own, and a place of the ring is as popular in
 all layers (Zipf). A token at a place goes on, with probability `affinity`, to the same place of the next layer or to
 one near it, the less likely the farther (geometric), else to any place by its popularity alone. Which places are near
-stays the same from layer to layer: tokens of a kind stay together. ExFlow's fixed partner is `partners=1`.
+is the same for all layers, so that tokens of a kind stay together, or, for what `persistence` leaves, drawn anew at
+each boundary. ExFlow's fixed partner is `partners=1`.
 
 Matrices are scaled to their margins (iterative proportional fitting), so that in expectation loads of first slots
 follow the popularity exactly, however strong the affinity. The further slots are drawn from the same row without
@@ -37,6 +38,7 @@ def generate(
     *,
     affinity: float | ArrayLike = 0.0,
     partners: float = 2.0,
+    persistence: float = 1.0,
     skew: float = 0.0,
     groups: int = 1,
     limit: int | None = None,
@@ -52,6 +54,8 @@ def generate(
     partners : float
         How many experts of the next layer share in that, as an effective number, 1 or more: the nearest has one part
         in so many of it.
+    persistence : float
+        Share, 0 to 1, of what goes to places near that goes to the same at every boundary.
     skew : float
         Exponent of Zipf's law of popularity; 0 is uniform.
     groups, limit : int
@@ -68,12 +72,15 @@ def generate(
     strength = strengths(affinity, layers)
     generator = np.random.default_rng(seed)
     popular = zipf(experts, skew)[generator.permutation(experts)]
-    matrices = {a: transition(popular, a, partners) for a in set(strength.tolist())}
+    rows = popular[None, :]
     ids = np.empty((tokens, layers, k), dtype=np.int32)
     place = np.zeros(tokens, dtype=np.int64)  # of the first expert in the layer before
     for layer in range(layers):
         order = generator.permutation(experts).astype(np.int32)  # id at each place
-        rows = matrices[float(strength[layer - 1])] if layer else popular[None, :]
+        if layer:
+            # A stream of its own: what is drawn here does not shift the tokens' draws.
+            turn = np.random.default_rng([seed, layer])
+            rows = transition(popular, float(strength[layer - 1]), kernel(experts, partners, persistence, turn))
         rate = np.maximum(rows, _FLOOR).astype(np.float32)
         step = max(1, _CHUNK // experts)
         for some in (slice(begin, begin + step) for begin in range(0, tokens, step)):
@@ -86,7 +93,10 @@ def generate(
             ids[some, layer] = order[chosen]
             place[some] = chosen[:, 0]
     shown = f"{strength.mean():.4g}" if layers > 1 else "none"
-    source = f"generated: affinity {shown}, partners {partners:.4g}, skew {skew:.4g}, seed {seed}"
+    source = (
+        f"generated: affinity {shown}, partners {partners:.4g}, persistence {persistence:.4g}, skew {skew:.4g}, "
+        f"seed {seed}"
+    )
     return RoutingTrace(ids, experts, source=source)
 
 
@@ -108,16 +118,26 @@ def nearness(experts: int, partners: float) -> Floats:
     return np.asarray(weights / weights.sum())
 
 
-def joint(popular: Floats, affinity: float, partners: float) -> Floats:
+def kernel(experts: int, partners: float, persistence: float, generator: np.random.Generator) -> Floats:
+    """Probability of each next place for tokens that go near, shape (experts, experts); symmetric."""
+    if not 0 <= persistence <= 1:
+        raise InputError(f"persistence: {persistence!r:.60} (legal: 0 to 1)")
+    ahead = (np.arange(experts)[None, :] - np.arange(experts)[:, None]) % experts
+    ring = nearness(experts, partners)[ahead]
+    if persistence == 1:
+        return ring
+    other = generator.permutation(experts)
+    return np.asarray(persistence * ring + (1 - persistence) * ring[other[:, None], other[None, :]])
+
+
+def joint(popular: Floats, affinity: float, near: Floats) -> Floats:
     """Share of tokens that go from each place to each of the next layer, shape (experts, experts).
 
-    Symmetric, with margins `popular`.
+    Symmetric, with margins `popular`; `near` is a `kernel`.
     """
-    size = len(popular)
-    ahead = (np.arange(size)[None, :] - np.arange(size)[:, None]) % size
-    near = nearness(size, partners)[ahead]
-    found = (1 - affinity) * np.outer(popular, popular) + affinity * np.sqrt(np.outer(popular, popular)) * near
-    scale = np.ones(size)
+    both = np.outer(popular, popular)
+    found = (1 - affinity) * both + affinity * np.sqrt(both) * near
+    scale = np.ones(len(popular))
     for _ in range(_ROUNDS):
         rows = scale * (found @ scale)
         if np.abs(rows / popular - 1).max() < _EXACT:
@@ -126,9 +146,9 @@ def joint(popular: Floats, affinity: float, partners: float) -> Floats:
     return np.asarray(scale[:, None] * found * scale[None, :])
 
 
-def transition(popular: Floats, affinity: float, partners: float) -> Floats:
+def transition(popular: Floats, affinity: float, near: Floats) -> Floats:
     """Probability of each next place given one, shape (experts, experts)."""
-    found = joint(popular, affinity, partners)
+    found = joint(popular, affinity, near)
     return np.asarray(found / found.sum(axis=1, keepdims=True))
 
 

@@ -88,14 +88,16 @@ def save_trace(trace: RoutingTrace, path: str | Path) -> None:
 
 def _present(file: Path) -> None:
     try:
-        if file.is_dir():
-            raise InputError(f"{file}: is a folder, not a file")
-        with file.open("rb"):
-            size = file.stat().st_size
+        folder = file.is_dir()
+        size = 0 if folder else file.stat().st_size
+        if not folder:
+            file.open("rb").close()
     except OSError as problem:
         raise InputError(f"{file}: cannot be read: {problem.strerror or problem}") from None
     except ValueError:  # such as a zero byte
         raise InputError(f"{str(file)!r}: is not the name of a file") from None
+    if folder:
+        raise InputError(f"{file}: is a folder, not a file")
     if size > _LIMIT:
         raise InputError(f"{file}: {size} bytes (legal: at most {_LIMIT})")
 
