@@ -1,26 +1,40 @@
-"""The GEMM formula against published kernel tables (not shipped; see COMMLENS_MEASURED)."""
+"""Times of kernels against published tables of them (not shipped; see COMMLENS_MEASURED).
+
+Three predictions stand beside a measured time, told apart by their metric: the formula for matrix products with the
+preset's own numbers; the fitted profile of the device, by a fit that did not see the row's shape; and the profile of
+another device moved to this one's datasheet. The trivial baseline is the median rate for the first, for the profiles
+the datasheet times what the nearest known shape loses to it.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..hardware import Device, load_device
+from ..models.estimators.base import KernelEstimator
+from ..models.estimators.crossval import cross_validate, fold_of
+from ..models.estimators.profile import ESTIMATORS, KernelProfile
 from ..models.kernels import gemm_time
 from .claims import MEASURED, Row, read_measured
+from .from_table import SHIPPED, TABLE, Rows, device_of, read_table
 
 FAMILY = "kernels"
 DEVICES = {"H100-SXM": "h100-sxm", "A100-SXM": "a100-80-sxm"}
 DTYPES = ("bf16", "fp16")
+BEST_SHAPE = "gemm (best shape, MAMF)"  # the fastest of thousands of shapes of a product, by device
+# Whose profile predicts a device that has none: one with the same compute die.
+RELATIVES = {"h200-sxm": "h100-sxm"}
+MISSED = 0.15  # errors of a moved profile beyond this carry a reason
 
 
 def measured_gemms() -> list[dict[str, str]]:
-    """Rows of the table this formula speaks of; LookupError where the table is not there."""
-    table = read_measured("kernels_measured")
-    if table is None:
-        raise LookupError(f"kernels_measured.csv: set {MEASURED} to the folder that holds it")
-    return [row for row in table if row["kernel"] == "gemm" and row["gpu"] in DEVICES and row["dtype"] in DTYPES]
+    """Rows of the table that the preset's formula speaks of; LookupError where the table is not there."""
+    return [row for row in _table() if row["kernel"] == "gemm" and row["gpu"] in DEVICES and row["dtype"] in DTYPES]
 
 
 def gemm_seconds(device: Device, table: list[dict[str, str]]) -> np.ndarray:
@@ -35,7 +49,33 @@ def is_calibration(row: dict[str, str]) -> bool:
 
 
 def rows() -> Iterator[Row]:
-    """Every published GEMM time of a shipped device."""
+    """Every published time of a shipped device, by each of the predictions.
+
+    Raises
+    ------
+    LookupError
+        Where the table is not.
+    """
+    table = _table()
+    profiles = {device: KernelProfile.load(file.removesuffix(".json")) for device, file in SHIPPED.items()}
+    yield from by_preset()
+    for device, profile in profiles.items():
+        known, _ = read_table(Path(os.environ[MEASURED]) / TABLE, device)
+        for kind, own in known.items():
+            published = [table[line - 2] for line in own.lines]  # a row is a line, after that of the names
+            estimator = ESTIMATORS[kind](profile.device)
+            naive = nearest_rows(estimator, own)
+            seconds = cross_validate(estimator, own.shapes, own.seconds)[1]
+            yield from _beside(kind, device, "by profile", published, own, seconds, naive)
+            for other, theirs in profiles.items():
+                if other != device and kind in theirs.estimators:
+                    moved = theirs.for_device(device).estimators[kind].predict(own.shapes)
+                    yield from _beside(kind, device, f"by profile of {other}", published, own, moved, naive)
+    yield from best_shapes(profiles)
+
+
+def by_preset() -> Iterator[Row]:
+    """Matrix products by the formula with the numbers of the device's preset."""
     table = measured_gemms()
     for gpu, name in DEVICES.items():
         own = [row for row in table if row["gpu"] == gpu]
@@ -48,11 +88,104 @@ def rows() -> Iterator[Row]:
                 FAMILY,
                 f"gemm {name}",
                 row["row_id"],
-                f"{row['m']} x {row['n']} x {row['k']} {row['dtype']}",
-                "time [us]",
+                f"m {row['m']}, n {row['n']}, k {row['k']}, {row['dtype']}",
+                "time by preset [us]",
                 float(row["time_us"]),
                 1e6 * seconds,
                 row["source"],
                 1e6 * work / rate,
                 "calibration" if is_calibration(row) else "held out",
             )
+
+
+def best_shapes(profiles: dict[str, KernelProfile]) -> Iterator[Row]:
+    """The fastest product of a device among thousands of shapes, by its profile or a relative's; in no fit.
+
+    Parameters
+    ----------
+    profiles : mapping of str to KernelProfile
+        By the device they were measured on.
+    """
+    for row in (row for row in _table() if row["kernel"] == BEST_SHAPE):
+        device = device_of(row["gpu"])
+        base = RELATIVES.get(device, device)
+        whose = "" if base == device else f" of {base}"
+        seconds = naive = None
+        if base in profiles:
+            estimator = profiles[base].for_device(device).estimators["gemm"]
+            # In narrow formats it times torch._scaled_mm, whose operands are narrow already.
+            shape = {**{name: float(row[name]) for name in ("m", "n", "k")}, "dtype": row["dtype"], "quantise": 0.0}
+            seconds, naive = 1e6 * float(estimator.predict(shape)[0]), 1e6 * float(estimator.roofline(shape)[0])
+        yield Row(
+            FAMILY,
+            f"gemm {device}",
+            row["row_id"],
+            f"m {row['m']}, n {row['n']}, k {row['k']}, {row['dtype']}, fastest of thousands",
+            f"time of the best shape by profile{whose} [us]",
+            float(row["time_us"]),
+            seconds,
+            row["source"],
+            naive,
+            reason="not predicted: no preset of this part" if seconds is None else "",
+        )
+
+
+def nearest_rows(estimator: KernelEstimator, rows: Rows) -> NDArray[np.float64]:
+    """What a trivial baseline says: the datasheet times what the nearest row of another fold loses to it.
+
+    Parameters
+    ----------
+    estimator : KernelEstimator
+        Whose columns are the shape, and whose datasheet counts.
+    rows : Rows
+
+    Returns
+    -------
+    array of float, of shape (rows,)
+        [s].
+    """
+    fold, datasheet = fold_of(estimator, rows.shapes), estimator.roofline(rows.shapes)
+    shape = np.log1p(np.array([np.asarray(rows.shapes[name], float) for name in estimator.columns]))
+    distance = np.abs(shape[:, :, None] - shape[:, None]).sum(axis=0)
+    for text in (np.asarray(rows.shapes[name]) for name in ("dtype", "operation")):
+        distance += 1e3 * (text[:, None] != text)  # texts first
+    distance[fold[:, None] == fold] = np.inf
+    return np.asarray(datasheet * (rows.seconds / datasheet)[distance.argmin(axis=1)])
+
+
+def _beside(
+    kind: str,
+    device: str,
+    by: str,
+    published: list[dict[str, str]],
+    own: Rows,
+    seconds: NDArray[np.float64],
+    naive: NDArray[np.float64],
+) -> Iterator[Row]:
+    """Rows of a kind of kernel with one prediction each; none of them was fitted to."""
+    moved = by.startswith("by profile of")
+    columns = ESTIMATORS[kind].columns
+    sizes = {name: own.shapes[name] for name in columns if (own.shapes[name] != columns[name].default).any()}
+    for index, row in enumerate(published):
+        shape = [f"{name} {values[index]:g}" for name, values in sizes.items()]
+        missed = moved and abs(seconds[index] / own.seconds[index] - 1) > MISSED
+        yield Row(
+            FAMILY,
+            f"{kind} {device}",
+            row["row_id"],
+            ", ".join([row["kernel"], *shape, row["dtype"], row["tool"]]),
+            f"time {by} [us]",
+            float(row["time_us"]),
+            1e6 * float(seconds[index]),
+            row["source"],
+            1e6 * float(naive[index]),
+            reason="missed: kernels of another generation; only shares of the datasheet move" if missed else "",
+        )
+
+
+def _table() -> list[dict[str, str]]:
+    """Every row; LookupError where the table is not there."""
+    table = read_measured("kernels_measured")
+    if table is None:
+        raise LookupError(f"kernels_measured.csv: set {MEASURED} to the folder that holds it")
+    return table
