@@ -38,8 +38,8 @@ def tensor_degrees(
     Returns
     -------
     pandas.DataFrame
-        tp, dp, ep of a mixture, devices, then the fields of `Result`; ``attrs``: `evaluated`, and `rejected`, which says of
-        every plan left out why.
+        tp, dp, ep of a mixture, devices, then the fields of `Result`; ``attrs``: `evaluated`, and `rejected`, which
+        says of every plan left out why.
     """
     import pandas as pd
 
