@@ -8,7 +8,7 @@ Throughput: decode steps of Megatron-DeepSpeed's GPT-350M with a mixture in ever
 flat all-to-all and experts in rank order. Batch, context and what an all-to-all reaches between nodes are not
 published. Taken are 64 tokens of context; the power of two of tokens in flight per GPU at which all-to-alls on one
 node take the published share (EX-12); and one fitted number, the part of an adapter's rate that an all-to-all gets
-between nodes. EX-4 and EX-5, to which it is fitted, ask for different ones, and each is left 19 % off.
+between nodes. EX-4 and EX-5, to which it is fitted, ask for different ones: each is left 19 % off, in the other order.
 
 After a step the new tokens alone are gathered, as the repository says. Their keys and values (`publish: cache`, which
 a decoder with a cache needs) would cost more than all-to-alls do: at this batch ExFlow would be the slower one.
@@ -41,7 +41,7 @@ PLACED, COUNTED = 5000, 32_768  # tokens: the repository says that 5000 are enou
 CONTEXT, BATCHES = 64, (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 EXPERTS, GPUS = (8, 16, 32, 64), (4, 8, 16, 32, 64)
 FITTED = ("EX-4", "EX-5")
-CALIBRATION = (*FITTED, "EX-11", "EX-12")
+CALIBRATION = ("EX-1", *FITTED, "EX-11", "EX-12")  # EX-1 is the number of EX-4 again
 WITHIN = 0.20
 BASELINE = "baseline"
 COHERENT = {"name": TECHNIQUE, "publish": "tokens"}
@@ -51,6 +51,10 @@ FLAT = (
     "one all-to-all instead of two saves as much in both, and with one expert per GPU instead of two a token stays on "
     "its node nearly as often; the published 10 % may be of placement over one all-to-all alone, which is predicted "
     "to gain {gain:.0%}"
+)
+ORDER = (
+    "within 20 %, but in the other order: at no batch or rate MoE-16 on 8 GPUs gains over 5 % more than MoE-32 on 8 "
+    "to 16, where more tokens leave their node in the baseline; published are 38 % more"
 )
 
 
@@ -264,7 +268,7 @@ def rows() -> Iterator[Row]:
     for name, claim in _claims().items():
         reported = float(claim["reported"])
         value, trivial, note = _predicted(name, claim)
-        reason = ""
+        reason = ORDER if name in FITTED else ""
         if abs(value / reported - 1) > WITHIN:
             gain = speedup(8, 8) / speedup(8, 8, placed=False) - 1
             reason = FLAT.format(gain=gain) if name == "EX-6" else "beyond 20 %, cause not known"

@@ -65,16 +65,17 @@ def test_time_of_an_all_to_all_between_nodes_is_that_of_its_bytes():
     assert exflow.exchanging(mine) / exflow.exchanging(base) == pytest.approx(wanted, rel=0.01)
 
 
-@pytest.mark.parametrize("batch", [16, 256, 4096])
-@pytest.mark.parametrize("rate", [0.02, 0.2, 1.0])
-def test_no_batch_or_rate_tells_one_expert_per_gpu_from_two(batch, rate):
-    """Published are 1.1 and 2.2: the reason EX-6 is missed."""
+@pytest.mark.parametrize("batch", [16, 512])
+@pytest.mark.parametrize("rate", [0.02, 1.0])
+def test_no_batch_or_rate_tells_models_apart_as_published(batch, rate):
+    """Published are 1.1 for MoE-8, 2.2 for MoE-16, 1.6 for MoE-32: why EX-6 is missed, and the order of the others."""
 
-    def gain(experts):
-        base = estimate(exflow.scenario(experts, 8, "baseline", rate, batch, placed=False))
-        return base.time_s / estimate(exflow.scenario(experts, 8, exflow.COHERENT, rate, batch)).time_s
+    def gain(experts, devices):
+        base = estimate(exflow.scenario(experts, devices, "baseline", rate, batch, placed=False))
+        return base.time_s / estimate(exflow.scenario(experts, devices, exflow.COHERENT, rate, batch)).time_s
 
-    assert gain(16) / gain(8) < 1.1
+    assert gain(16, 8) / gain(8, 8) < 1.1
+    assert gain(16, 8) / np.sqrt(gain(32, 8) * gain(32, 16)) < 1.05
 
 
 @pytest.mark.parametrize("rate", [0.17, 1.0])
@@ -103,7 +104,7 @@ def test_every_claim_is_answered(rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", ["EX-1", "EX-2", "EX-3", "EX-7", "EX-8", "EX-9", "EX-10"])
+@pytest.mark.parametrize("claim", ["EX-2", "EX-3", "EX-7", "EX-8", "EX-9", "EX-10"])
 def test_held_out_claims(rows, claim):
     assert rows[claim].split == "held out"
     assert abs(rows[claim].error) < 0.15
@@ -120,6 +121,7 @@ def test_the_one_rate_leaves_its_two_rows_equally_wrong(rows):
 
 @pytest.mark.slow
 def test_what_is_missed_says_why(rows):
-    assert [name for name, row in rows.items() if row.reason] == ["EX-6"]
+    assert {name for name, row in rows.items() if row.reason} == {"EX-6", *exflow.FITTED}
+    assert [name for name, row in rows.items() if abs(row.error) > exflow.WITHIN] == ["EX-6"]
     # The reading that fits: placement alone.
     assert exflow.speedup(8, 8) / exflow.speedup(8, 8, placed=False) == pytest.approx(1.1, abs=0.05)
