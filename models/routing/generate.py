@@ -125,7 +125,7 @@ def kernel(experts: int, partners: float, persistence: float, generator: np.rand
     ahead = (np.arange(experts)[None, :] - np.arange(experts)[:, None]) % experts
     ring = nearness(experts, partners)[ahead]
     if persistence == 1:
-        return ring
+        return np.asarray(ring)
     other = generator.permutation(experts)
     return np.asarray(persistence * ring + (1 - persistence) * ring[other[:, None], other[None, :]])
 
