@@ -86,7 +86,7 @@ class FeedForward(Gradients):
         found += make.elementwise("dispatch", copies * width, rows, 2)
         shared: list[Kernel] = []
         if model.shared_experts:
-            inner = model.shared_width / division.etp
+            inner = model.shared_width / division.shared
             shared = self.feed_forward(rows, inner, name="shared expert")
         among = self._gathers()
         computed = copies * np.where(among, division.etp, 1)[()]

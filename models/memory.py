@@ -33,10 +33,10 @@ def footprint(model: Transformer, work: Workload, plan: Plan, software: Software
     projections = mixtures * model.projection_parameters()
     shared = mixtures * model.shared_parameters()
     divided = (model.parameters() - vocabulary - routed - shared - projections) / plan.tp
-    divided += shared / plan.etp + routed / (plan.ep * plan.etp) + projections
+    divided += shared / plan.division.shared + routed / (plan.ep * plan.etp) + projections
     rows = work.micro_batch * (1 if work.phase == "decode" else work.sequence_length / plan.cp)
     found: dict[str, float] = {
-        "weights": (divided + vocabulary / (plan.tp if software.shards_head else 1)) * size,
+        "weights": float(divided + vocabulary / (plan.tp if software.shards_head else 1)) * size,
         "gradients": 0.0,
         "optimizer": 0.0,
         "activations": rows * size * (4 * model.hidden + 2 * _widest(model) / plan.tp),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .routing.known import UNIFORM, Routing
 
 
@@ -73,6 +75,11 @@ class Division:
     ep: Any = 1
     etp: Any = 1
     sequence_parallel: bool = False
+
+    @property
+    def shared(self) -> Any:
+        """Ranks that divide shared experts: none where each has tokens of its own, which they see where they are."""
+        return np.where(np.equal(self.ep, 1), self.etp, 1)[()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ def layer_parameters(model: Transformer, layer: int, plan: Plan) -> tuple[Any, A
     routed = model.experts * model.expert_parameters()
     # Every rank takes its own tokens down to a bottleneck and up again.
     kept += model.projection_parameters()
-    dense = model.attention_parameters() / plan.tp + model.shared_parameters() / plan.etp + kept
+    dense = model.attention_parameters() / plan.tp + model.shared_parameters() / plan.division.shared + kept
     return dense, routed / (plan.ep * plan.etp)
 
 
