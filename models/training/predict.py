@@ -16,7 +16,7 @@ from .parts import Parts, parts_of
 from .pipeline import pipeline_of
 from .stages import stage_table
 from .stragglers import slowdown
-from .timing import Timing, step_timing
+from .timing import Timing, alone, step_timing
 
 if TYPE_CHECKING:
     from ..scenario import Scenario
@@ -129,12 +129,12 @@ def _totals(
 ) -> Totals:
     """Totals of a step, what it moves counted on the busiest stage; `waiting` is for data and the host."""
     plan, work = scenario.plan, scenario.workload
-    counts = [*stage_table(scenario.model, plan).counts[0], 1.0]
+    counts = [*stage_table(scenario.model, plan).counts[0], 1.0, float(alone(plan))]
     once = Cost()  # what is not sent with every micro-batch
     if plan.zero < 2:
-        once = once + added(counts, [*parts.reduce, parts.reduce_ends[0]])
+        once = once + added(counts, [*parts.reduce, *parts.reduce_ends])
     if plan.zero in (1, 2):
-        once = once + added(counts, [*parts.gather, parts.gather_ends[0]])
+        once = once + added(counts, [*parts.gather, *parts.gather_ends])
     batches = work.global_batch // (plan.dp * work.micro_batch)
     total = timing.busiest + once + parts.transfer * (2.0 * batches * plan.vp if plan.pp > 1 else 0.0)
     bubble = max(0.0, time - waiting - compute - exposed)
