@@ -22,8 +22,12 @@ def read_text(path: str | Path, limit: int = LIMIT) -> str:
     """Text of a file of at most `limit` bytes."""
     path = Path(path)
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder, not a file")
+        folder = path.is_dir()
+    except ValueError:  # such as a zero byte
+        folder = False
+    if folder:
+        raise InputError(f"{path}: is a folder, not a file")
+    try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as problem:

@@ -50,7 +50,7 @@ class FittedTimes:
 
     def device(self, device: Device) -> Device:
         """The device at the shares of its peaks that were fitted."""
-        fits, changes = self.profile.estimators, {}
+        fits, changes = self.profile.estimators, dict[str, Any]()
         if "gemm" in fits:
             values = fits["gemm"].values_
             changes = {"gemm_efficiency": values["matrix"], "memory_efficiency": values["memory"]}

@@ -67,7 +67,8 @@ class RoutingFile(Strict):
     trace: str | None = None
     skew: Annotated[float, Field(ge=0, le=10)] | None = None
     affinity: Annotated[float, Field(ge=0, le=1)] | None = None
-    partners: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    partners: Annotated[float, Field(ge=1, le=65_536)] | None = None
+    persistence: Annotated[float, Field(ge=0, le=1)] | None = None
     tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     placement: str | None = None
     imbalance: Annotated[float, Field(ge=1, le=65_536)] | None = None

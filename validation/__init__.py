@@ -30,9 +30,11 @@ COLUMNS = [
 def families() -> dict[str, tuple[Callable[[], Iterator[Row]], ...]]:
     """What each family holds its predictions against."""
     from . import (
+        bigmac,
         bytescale,
         c4,
         collectives,
+        exflow,
         expert_exchange,
         flexsp,
         kernels,
@@ -50,6 +52,7 @@ def families() -> dict[str, tuple[Callable[[], Iterator[Row]], ...]]:
         "network": (collectives.rows, expert_exchange.rows, c4.rows),
         "training": (training.rows,),
         "sequence_parallel": (longctx.rows, ulysses.rows, tokenring.rows, lasp2.rows, flexsp.rows, bytescale.rows),
+        "moe": (bigmac.rows, exflow.rows),
         "kernels": (kernels.rows,),
     }
 

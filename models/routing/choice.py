@@ -72,7 +72,8 @@ def routing_of(file: Any, model: Transformer, plan: Plan, cluster: Cluster, wher
 
 
 def _trace(file: Any, model: Transformer, where: str) -> RoutingTrace | None:
-    made_up = {key: getattr(file, key) for key in ("skew", "affinity", "partners") if getattr(file, key) is not None}
+    keys = ("skew", "affinity", "partners", "persistence")
+    made_up = {key: getattr(file, key) for key in keys if getattr(file, key) is not None}
     if file.trace is None:
         if not made_up:
             if file.tokens is not None:

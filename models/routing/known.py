@@ -148,7 +148,7 @@ class Routing:
         if ranks == 1:
             return 1.0
         counts = [int(np.bincount(row).max()) for row in self.device(ranks, 1)]
-        return float(np.mean(counts)) * ranks / self.device(ranks, 1).shape[1]
+        return float(np.mean(counts) * ranks / self.device(ranks, 1).shape[1])
 
     def _spread(self, count: int, top_k: int, ranks: int, nodes: int) -> Spread:
         found = self._uniform(count, top_k, ranks, nodes)

@@ -195,7 +195,8 @@ def _timed_together(scenario: Scenario, space: Space, rows: Columns) -> Iterator
         return
     traits = [np.greater(rows[axis], 1) for axis in DEGREES if axis not in ("pp", "dp")]
     for placement in sorted({choice.placement for choice in space.choices}):
-        plans = Plan(**{axis: rows[axis] for axis in DEGREES}, placement=placement)
+        degrees: dict[str, Any] = {axis: rows[axis] for axis in DEGREES}
+        plans = Plan(**degrees, placement=placement)
         experts = process_groups(scenario.cluster, plans).ep
         traits += [np.greater(experts.nodes(), 1), np.greater(experts.local(), 1)]
     _, place = np.unique(np.stack(traits, axis=-1), axis=0, return_inverse=True)

@@ -17,7 +17,7 @@ import commlens
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FLOORS = ["hardware", "solvers", "simulator", "models", "validation"]
-SHIPPED = {".py", ".yaml", ".json", ".csv"}
+SHIPPED = {".py", ".yaml", ".json", ".csv", ".npz"}
 
 
 def shipped() -> set[str]:
