@@ -1,0 +1,98 @@
+"""ExFlow: a step of decoding in which tokens stay where their last expert was.
+
+Every rank has the keys and values of all sequences, so attention goes on wherever a token is. One all-to-all a layer
+carries residual streams on; at the end all ranks gather the keys and values that the step has added.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import blocks
+from .compare import difference, random
+from .mixture import expert
+from .ranks import Ranks
+from .shapes import Mixture
+from .travel import Way
+
+
+class Weights(NamedTuple):
+    """Of a network, by layer, and the keys and values of all sequences' pasts.
+
+    Parameters
+    ----------
+    qkv, out : Tensor
+        Shapes (layers, hidden, 3 hidden), (layers, hidden, hidden).
+    up, down : Tensor
+        Shapes (layers, experts, hidden, ffn), (layers, experts, ffn, hidden).
+    past : Tensor
+        Shape (layers, sequences, 2, context, hidden).
+    """
+
+    qkv: Tensor
+    out: Tensor
+    up: Tensor
+    down: Tensor
+    past: Tensor
+
+
+def exflow(ranks: Ranks, shape: Mixture) -> dict[str, float]:
+    """Residual streams and caches against those of a network on one rank; nothing is learnt, so no gradients."""
+    sequences, hidden, layers = ranks.size * shape.tokens, shape.hidden, shape.layers
+    state, *rest = random(
+        (sequences, hidden),
+        (layers, hidden, 3 * hidden),
+        (layers, hidden, hidden),
+        (layers, shape.experts, hidden, shape.ffn),
+        (layers, shape.experts, shape.ffn, hidden),
+        (layers, sequences, 2, shape.context, hidden),
+        scale=hidden**-0.5,
+    )
+    state, weights = state.to(ranks.device), Weights(*(x.to(ranks.device) for x in rest))
+    table = torch.from_numpy(shape.table(ranks.size).reshape(sequences, layers)).to(ranks.device)
+    everyone = torch.arange(sequences, device=ranks.device)
+    whole, cache = state, []
+    for layer in range(layers):
+        whole, added = _attention(whole, everyone, weights, layer, shape.heads)
+        whole = _experts(whole, table[:, layer], weights, layer)
+        cache.append(added)
+
+    owner, me = table // (shape.experts // ranks.size), ranks.members[ranks.rank]
+    at = everyone // shape.tokens
+    here, found, places = state[at == me], [], []
+    for layer in range(layers):
+        here, added = _attention(here, everyone[at == me], weights, layer, shape.heads)
+        found.append(added)
+        places.append(at)
+        here, at = Way(ranks, here, at, owner[:, layer]).wait(), owner[:, layer]
+        here = _experts(here, table[at == me, layer], weights, layer)
+    published = ranks.all_gather(torch.stack(found)).wait()
+    wrong = [difference(here, whole[at == me])]
+    for layer, (where, expected) in enumerate(zip(places, cache, strict=True)):
+        rows = torch.cat([everyone[where == member] for member in ranks.members])
+        wrong.append(difference(published[:, layer].flatten(0, 1)[torch.argsort(rows)], expected))
+    return {"output": max(wrong)}
+
+
+def _attention(x: Tensor, sequences: Tensor, weights: Weights, layer: int, heads: int) -> tuple[Tensor, Tensor]:
+    """New residual streams of some sequences' tokens, and their keys and values, shape (tokens, 2, hidden)."""
+    q, *new = (x @ weights.qkv[layer]).chunk(3, -1)
+    keys, values = (
+        blocks.by_group(torch.cat([weights.past[layer, sequences, which], one[:, None]], 1), heads)
+        for which, one in enumerate(new)
+    )
+    scores = torch.einsum("thd,tchd->thc", blocks.by_group(q, heads, 1), keys)
+    mixed = torch.einsum("thc,tchd->thd", scores.softmax(-1), values).flatten(1)
+    return x + mixed @ weights.out[layer], torch.stack(new, 1)
+
+
+def _experts(x: Tensor, which: Tensor, weights: Weights, layer: int) -> Tensor:
+    """Each token through its expert."""
+    out = x.clone()
+    for number in sorted(set(which.tolist())):
+        rows = which == number
+        out[rows] += expert(x[rows], weights.up[layer, number], weights.down[layer, number])
+    return out

@@ -1,0 +1,214 @@
+"""What programs say each rank sends, for the shapes that references are executed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .shapes import ELEMENT, Attention, Mixture, Network
+
+if TYPE_CHECKING:
+    from ...hardware import Cluster
+    from ...models.kernels import Kernels
+    from ...models.techniques import TechniqueCall
+    from ...simulator import Program
+
+Counts = dict[str, dict[str, int]]
+"""Bytes [B], or messages, by direction and kind."""
+
+
+class Sent(NamedTuple):
+    """What every rank sends.
+
+    Parameters
+    ----------
+    sent, messages : list of Counts
+        By rank.
+    """
+
+    sent: list[Counts]
+    messages: list[Counts]
+
+
+DIRECTIONS = ("forward", "backward")
+CLUSTER = "dgx-h100"  # bytes do not depend on it
+
+
+@singledispatch
+def predicted(shape: Any, call: TechniqueCall, ranks: int) -> Sent:
+    """Bytes of every rank; of all alike where the program has one rank for all.
+
+    Parameters
+    ----------
+    shape : Network, Attention or Mixture
+    call : TechniqueCall
+    ranks : int
+
+    Raises
+    ------
+    ValueError
+        When a program sends no whole number of bytes.
+    """
+    raise TypeError(f"no program is made of a {type(shape).__name__}")
+
+
+@predicted.register(Network)
+def _network(shape: Network, call: TechniqueCall, ranks: int) -> Sent:
+    """Layers of a GPT-like model over tensor-parallel ranks."""
+    from ...models.blocks import Tokens
+    from ...models.build import Builder
+    from ...models.groups import process_groups
+    from ...models.huggingface import read_config
+    from ...models.layers import Layers
+    from ...models.plan import Plan
+    from ...models.step import backward_step, forward_step
+    from ...models.techniques import combined
+
+    cluster = _cluster(ranks)
+    model = read_config(
+        {
+            "model_type": "llama",
+            "hidden_size": shape.hidden,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "intermediate_size": shape.ffn,
+        }
+    )
+    plan = Plan(tp=ranks, etp=ranks)
+    if call.technique.replan is not None:
+        plan = call.technique.replan(Plan(cp=ranks))
+    kernels = _kernels(cluster)
+    layers = Layers(model, kernels, plan.division, training=True)
+    forward = forward_step("forward", layers, Tokens(shape.batch, shape.tokens, shape.tokens), range(shape.layers))
+    steps = (forward, backward_step(layers, forward, "none"))
+    programs = []
+    for step in steps:
+        build = Builder(step.name, cluster, kernels, ranks, False, process_groups(cluster, plan))
+        combined([call]).emit(step, build)
+        programs.append(build.program)
+    return by_rank(programs, ranks)
+
+
+@predicted.register(Attention)
+def _attention(shape: Attention, call: TechniqueCall, ranks: int) -> Sent:
+    """Attention over context-parallel ranks, each of them played; a linear layer before where there are hybrids."""
+    from ...models.blocks import Attend
+    from ...models.groups import process_groups
+    from ...models.plan import Plan
+    from ...models.routed import Routed
+
+    cluster = _cluster(ranks)
+    core = Attend(
+        shape.batch,
+        shape.tokens,
+        shape.tokens * ranks,
+        shape.heads,
+        shape.kv_heads,
+        shape.head_dim,
+        shape.value_dim,
+        shape.causal,
+    )
+    cores = [replace(core, linear=linear) for linear in shape.linear]
+    programs = []
+    for direction in DIRECTIONS:
+        build = Routed(direction, cluster, _kernels(cluster), process_groups(cluster, Plan(cp=ranks)))
+        done = build.start
+        for one in cores:
+            done = call.technique.build(replace(one, direction=direction), build, done, **call.options)
+        programs.append(build.program)
+    return by_rank(programs, ranks)
+
+
+@predicted.register(Mixture)
+def _mixture(shape: Mixture, call: TechniqueCall, ranks: int) -> Sent:
+    """Layers of a GPT-like mixture over expert-parallel ranks, one for all; its routing is the same table."""
+    from ...models.blocks import Tokens
+    from ...models.build import Builder
+    from ...models.groups import process_groups
+    from ...models.huggingface import read_config
+    from ...models.layers import Layers
+    from ...models.plan import Plan
+    from ...models.routing.known import Routing
+    from ...models.routing.trace import RoutingTrace
+    from ...models.step import backward_step, forward_step
+    from ...models.techniques import combined
+
+    cluster = _cluster(ranks, shape.nodes)
+    model = read_config(
+        {
+            "model_type": "gpt2_moe",
+            "n_layer": shape.layers,
+            "n_embd": shape.hidden,
+            "n_head": shape.heads,
+            "num_local_experts": shape.experts,
+            "num_experts_per_tok": shape.top_k,
+            "moe_intermediate_size": shape.ffn,
+        }
+    )
+    if call.technique.slot == "model":
+        model = call.technique.build(model, **call.options)
+    table = shape.table(ranks)
+    trace = RoutingTrace(table.reshape(-1, *table.shape[2:]).astype("int32"), shape.experts)
+    plan, kernels = Plan(dp=ranks, ep=ranks), _kernels(cluster)
+    decodes = shape.layers > 1
+    layers = Layers(model, kernels, plan.division, training=not decodes, routing=Routing(trace=trace))
+    # A batch of single tokens, or two sequences of as many as are left.
+    tokens = Tokens(shape.tokens, 1, shape.context + 1) if decodes else Tokens(2, shape.tokens // 2, shape.tokens // 2)
+    steps = [forward_step("forward", layers, tokens, range(shape.layers))]
+    if not decodes:
+        steps.append(backward_step(layers, steps[0], "none"))
+    programs = []
+    for step in steps:
+        build = Builder(step.name, cluster, kernels, 1, groups=process_groups(cluster, plan))
+        combined([call]).emit(step, build)
+        programs.append(build.program)
+    return by_rank(programs, ranks)
+
+
+def by_rank(programs: Iterable[Program], ranks: int) -> Sent:
+    """Bytes of every rank in a forward and a backward program.
+
+    Parameters
+    ----------
+    programs : iterable of Program
+        Of one direction each, forward first.
+    ranks : int
+        Who all of them stand for, where they have tasks of one rank alone.
+    """
+    sent: list[dict[str, dict[str, float]]] = [{} for _ in range(ranks)]
+    messages: list[Counts] = [{} for _ in range(ranks)]
+    for direction, program in zip(DIRECTIONS, programs, strict=False):
+        folded = all(task.rank == 0 for task in program.tasks)  # one rank stands for all
+        for task in program.tasks:
+            if "communication" not in task.info:
+                continue
+            kind, size = str(task.info["communication"]), float(task.info["communication_bytes"])
+            for rank in range(ranks) if folded else (task.rank,):
+                mine, count = sent[rank].setdefault(direction, {}), messages[rank].setdefault(direction, {})
+                mine[kind], count[kind] = mine.get(kind, 0.0) + size, count.get(kind, 0) + 1
+    whole = [{way: {kind: _whole(n) for kind, n in kinds.items()} for way, kinds in one.items()} for one in sent]
+    return Sent(whole, messages)
+
+
+def _whole(size: float) -> int:
+    if abs(size - round(size)) > 1e-6:
+        raise ValueError(f"a program sends {size} bytes (legal: a whole number)")
+    return round(size)
+
+
+def _cluster(ranks: int, nodes: int = 1) -> Cluster:
+    from ...hardware import load_cluster
+
+    return load_cluster({"preset": CLUSTER, "devices_per_node": ranks // nodes, "nodes": nodes})
+
+
+def _kernels(cluster: Cluster) -> Kernels:
+    """Kernels whose activations have as many bytes as those of the references."""
+    from ...models.kernels import Kernels
+    from ...models.software import load_software
+
+    made = Kernels(cluster.device, load_software("ideal"), "fp32", training=True)
+    made.size = float(ELEMENT)
+    return made

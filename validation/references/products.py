@@ -1,0 +1,165 @@
+"""Products whose partial sums tensor-parallel ranks add up: what the techniques for them differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .ranks import Pending, Ranks
+
+Product = Callable[[Tensor, Tensor, Ranks], Tensor]
+"""``(rows, matrix, ranks)``: the sum over the ranks of ``rows @ matrix``."""
+
+
+def reduced(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
+    """Product, then one all-reduce."""
+    total: Tensor = ranks.all_reduce(rows @ matrix).wait()
+    return total
+
+
+def in_chunks(chunks: int) -> Product:
+    """Chunk i + 1 of the rows is multiplied while chunk i is reduced (async tensor parallelism).
+
+    Parameters
+    ----------
+    chunks : int
+    """
+
+    def product(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
+        under_way = [ranks.all_reduce(part @ matrix) for part in rows.chunk(chunks)]
+        return torch.cat([one.wait() for one in under_way])
+
+    return product
+
+
+def fused(tiles: int) -> Product:
+    """T3: a ring reduce-scatter that tiles of the product set off one by one, then an all-gather.
+
+    A rank multiplies first the chunk of rows it has to pass on first. Tiles of that go straight to the neighbour; of
+    each later chunk a tile is added up in memory from the rank's own product and from what the neighbour before
+    sends, and passed on as soon as both are there. The last chunk stays.
+
+    Parameters
+    ----------
+    tiles : int
+        Of each chunk.
+    """
+
+    def product(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
+        chunks = [chunk.chunk(tiles) for chunk in rows.chunk(ranks.size)]
+        arriving: list[Pending] = []
+        for step in range(ranks.size):
+            memory, passed = [], []
+            for number, tile in enumerate(chunks[(ranks.rank - step) % ranks.size]):
+                update = tile @ matrix
+                if step:  # the second of two updates sets off what happens to the tile
+                    update = update + arriving[number].wait()[0]
+                if step < ranks.size - 1:
+                    passed.append(ranks.shift((update,), kind="reduce_scatter"))
+                memory.append(update)
+            arriving = passed
+        gathered: Tensor = ranks.all_gather(torch.cat(memory)).wait()
+        return gathered.roll(1, 0).flatten(0, 1)  # rank r has chunk r + 1
+
+    return product
+
+
+class Late:
+    """A product whose all-reduce is waited for when somebody needs it (ladder residuals).
+
+    Parameters
+    ----------
+    ranks : Ranks
+    """
+
+    def __init__(self, ranks: Ranks):
+        self.under_way: list[Pending] = []
+
+    def __call__(self, rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
+        """The tensor that will hold the sum."""
+        self.under_way.append(ranks.all_reduce(rows @ matrix))
+        early: Tensor = self.under_way[-1].early()
+        return early
+
+    def wait(self, left: int) -> None:
+        """Until no more than so many are under way."""
+        while len(self.under_way) > left:
+            self.under_way.pop(0).wait()
+
+
+class RowParallel(torch.autograd.Function):
+    """Matrix divided by rows: partial sums of the output are added up.
+
+    Gradients need no message.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks, product: Product) -> Tensor:
+        """Shapes (rows, k), (k, n) -> (rows, n)."""
+        ctx.save_for_backward(x, w)
+        return product(x, w, ranks)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        """Of the input and the matrix."""
+        x, w = ctx.saved_tensors
+        return outer[0] @ w.T, x.T @ outer[0], None, None
+
+
+class ColumnParallel(torch.autograd.Function):
+    """Matrix divided by columns: partial sums of the input's gradient are added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks, product: Product) -> Tensor:
+        """Shapes (rows, k), (k, n) -> (rows, n)."""
+        ctx.save_for_backward(x, w)
+        ctx.ranks, ctx.product = ranks, product
+        return x @ w
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        """Of the input, summed over the ranks, and the matrix."""
+        x, w = ctx.saved_tensors
+        return ctx.product(outer[0], w.T, ctx.ranks), x.T @ outer[0], None, None
+
+
+class GatheredColumn(torch.autograd.Function):
+    """The same with rows of the input divided over the ranks: gathered before, again for the matrix's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks) -> Tensor:
+        """Shapes (rows / ranks, k), (k, n) -> (rows, n)."""
+        ctx.save_for_backward(x, w)
+        ctx.ranks = ranks
+        return ranks.all_gather(x).wait().flatten(0, 1) @ w  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        """The rank's rows of the input's gradient, and the matrix's."""
+        x, w = ctx.saved_tensors
+        ranks: Ranks = ctx.ranks
+        again = ranks.all_gather(x)  # beside the product
+        partial = torch.stack((outer[0] @ w.T).chunk(ranks.size))
+        mine = ranks.reduce_scatter(partial).wait()
+        return mine, again.wait().flatten(0, 1).T @ outer[0], None
+
+
+class ScatteredRow(torch.autograd.Function):
+    """Matrix divided by rows, rows of its summed output over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks) -> Tensor:
+        """Shapes (rows, k), (k, n) -> (rows / ranks, n)."""
+        ctx.save_for_backward(x, w)
+        ctx.ranks = ranks
+        return ranks.reduce_scatter(torch.stack((x @ w).chunk(ranks.size))).wait()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        """Of the input and the matrix, from the gathered outer gradient."""
+        x, w = ctx.saved_tensors
+        whole = ctx.ranks.all_gather(outer[0]).wait().flatten(0, 1)
+        return whole @ w.T, x.T @ whole, None
