@@ -137,7 +137,7 @@ def _result(scenario: Scenario, totals: Totals, traces: dict[str, Trace], repeat
     memory = footprint(scenario.model, work, plan, scenario.software)
     for one in call.every:
         memory = one.technique.holds(memory, plan) if one.technique.holds else memory
-    room = memory["total"] <= device.memory_capacity
+    room = bool(memory["total"] <= device.memory_capacity)
     if work.phase == "training":
         room = bool(fits(memory, scenario.software, device.memory_capacity))
     error = scenario.software.error if device.name in scenario.software.calibrated_on else None
