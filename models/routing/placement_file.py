@@ -55,7 +55,7 @@ def save_placement(placement: PlacementFile, path: str | Path) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as problem:
-        raise InputError(f"{path}: cannot write: {problem}") from None
+        raise InputError(f"{path}: cannot be written: {problem.strerror or problem}") from None
 
 
 def load_placement(path: str | Path) -> PlacementFile:
