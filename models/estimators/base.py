@@ -79,6 +79,7 @@ class KernelEstimator:
     """
 
     kind: ClassVar[str]
+    form: ClassVar[str] = "device"
     columns: ClassVar[Mapping[str, Column]]
     parameters: ClassVar[Mapping[str, Parameter]]
 
@@ -189,7 +190,9 @@ class KernelEstimator:
     def to_dict(self) -> dict[str, Any]:
         """What was fitted, as JSON holds it; the device is named by its profile."""
         self._check_fitted()
+        form = {} if self.form == KernelEstimator.form else {"form": self.form}
         return {
+            **form,
             "softness": self.softness,
             "values": {n: {"value": v, "meaning": self.parameters[n].meaning} for n, v in self.values_.items()},
             "fitted": list(self.fitted_),

@@ -101,7 +101,7 @@ def cross_validate(
             known = out  # all rows have one shape: nothing else is known
         own = type(estimator)(**estimator.get_params()).fit(_rows(X, known), y[known])
         predicted[out] = own.predict(_rows(X, out))
-        nearest[out] = roofline[out] * _loss_of_nearest(estimator, X, known, out, y[known] / roofline[known])
+        nearest[out] = nearest_times(estimator, X, y, known, out)
     error = np.abs(predicted / y - 1)
     score = Score(
         rows=len(y),
@@ -121,16 +121,39 @@ def _rows(X: Shapes, mask: NDArray[np.bool_]) -> Shapes:
     return {name: np.asarray(column)[mask] for name, column in X.items()}
 
 
-def _loss_of_nearest(
-    estimator: KernelEstimator, X: Shapes, known: NDArray[np.bool_], out: NDArray[np.bool_], loss: NDArray[np.float64]
+def nearest_times(
+    estimator: KernelEstimator,
+    X: Shapes,
+    y: NDArray[np.float64],
+    known: NDArray[np.bool_],
+    out: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Time over roofline of the known row nearest in the logarithm of its shape, texts compared first."""
+    """A trivial prediction: the roofline times what the nearest known shape loses to it.
+
+    Nearest in the logarithm of the shape, texts compared first.
+
+    Parameters
+    ----------
+    estimator : KernelEstimator
+    X : mapping of str to array, of shape (rows,)
+    y : array of float, of shape (rows,)
+        Times [s].
+    known, out : array of bool, of shape (rows,)
+        Rows whose times may be used, and rows to predict.
+
+    Returns
+    -------
+    array of float, of shape (rows to predict,)
+        Times [s].
+    """
+    roofline = estimator.roofline(X)
+    loss = y[known] / roofline[known]
     shape = np.array([np.log1p(np.asarray(X[n], dtype=float)) for n in estimator.columns if n in X]).T
     texts = [np.asarray(X[n]) for n in ("dtype", "operation") if n in X]
     distance = np.abs(shape[out][:, None] - shape[known][None]).sum(axis=2)
     for text in texts:
         distance = distance + 1e3 * (text[out][:, None] != text[known][None])
-    return np.asarray(loss[distance.argmin(axis=1)])
+    return np.asarray(roofline[out] * loss[distance.argmin(axis=1)])
 
 
 def _by(X: Shapes, error: NDArray[np.float64]) -> dict[str, float]:

@@ -4,25 +4,56 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...hardware import Device, load_device
+from ...hardware import Device, device_names, load_device
 from ...hardware.errors import InputError
 from .attention import DecodeEstimator, PrefillEstimator
 from .base import KernelEstimator
+from .copies import CopyEstimator
 from .gemm import GemmEstimator
 from .grouped import GroupedGemmEstimator
+from .host import (
+    HostDecodeEstimator,
+    HostGemmEstimator,
+    HostGroupedGemmEstimator,
+    HostPrefillEstimator,
+    HostStreamingEstimator,
+)
 from .streaming import StreamingEstimator
 
 ESTIMATORS: Mapping[str, type[KernelEstimator]] = {
     made.kind: made
-    for made in (GemmEstimator, GroupedGemmEstimator, PrefillEstimator, DecodeEstimator, StreamingEstimator)
+    for made in (
+        GemmEstimator,
+        GroupedGemmEstimator,
+        PrefillEstimator,
+        DecodeEstimator,
+        StreamingEstimator,
+        CopyEstimator,
+    )
 }
+HOST_ESTIMATORS: Mapping[str, type[KernelEstimator]] = {
+    **ESTIMATORS,
+    **{
+        made.kind: made
+        for made in (
+            HostGemmEstimator,
+            HostGroupedGemmEstimator,
+            HostPrefillEstimator,
+            HostDecodeEstimator,
+            HostStreamingEstimator,
+        )
+    },
+}
+"""The same kinds on a processor."""
+FORMS = {"device": ESTIMATORS, "host": HOST_ESTIMATORS}
+OPERATIONS = (StreamingEstimator.kind, CopyEstimator.kind)  # kinds of several operations
 FORMAT = 1
 MEASURED = Path(__file__).parents[2] / "hardware" / "measured"
 """Folder of the shipped profiles."""
@@ -67,7 +98,7 @@ class KernelProfile:
         if kind not in self.estimators:
             raise InputError(f"kind: {kind!r} has no fit on {self.device.name} (legal: {', '.join(self.estimators)})")
         estimator = self.estimators[kind]
-        legal = (*estimator.columns, "dtype", "tool", *(["operation"] if kind == StreamingEstimator.kind else []))
+        legal = (*estimator.columns, "dtype", "tool", *(["operation"] if kind in OPERATIONS else []))
         for name in sorted(set(shape) - set(legal)):
             raise InputError(f"{kind}.{name}: unknown (legal: {', '.join(legal)})")
         times = estimator.predict(shape)
@@ -85,7 +116,17 @@ class KernelProfile:
             kind: {**estimator.to_dict(), "cross_validation": dict(self.scores.get(kind, {}))}
             for kind, estimator in self.estimators.items()
         }
-        return {"format": FORMAT, "device": self.device.name, "source": dict(self.source), "kernels": kernels}
+        return {"format": FORMAT, "device": self._device(), "source": dict(self.source), "kernels": kernels}
+
+    def _device(self) -> str | dict[str, Any]:
+        """The device's name where it is a shipped one, else its numbers and where they come from."""
+        name = self.device.name
+        if name in device_names() and load_device(name) == self.device:
+            return name
+        data = {key: value for key, value in asdict(self.device).items() if value is not None and key != "sources"}
+        data["gemm_tile"] = list(self.device.gemm_tile)
+        sources = self.device.sources
+        return {key: {"value": v, "source": sources[key]} if key in sources else v for key, v in data.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "profile") -> KernelProfile:
@@ -102,7 +143,12 @@ class KernelProfile:
             device, kernels = load_device(data["device"]), dict(data["kernels"])
             for kind in sorted(set(kernels) - set(ESTIMATORS)):
                 raise InputError(f"kernels.{kind}: unknown (legal: {', '.join(ESTIMATORS)})")
-            made = {kind: ESTIMATORS[kind].from_dict(kernel, device) for kind, kernel in kernels.items()}
+            made = {}
+            for kind, kernel in kernels.items():
+                form = kernel.get("form", KernelEstimator.form)
+                if form not in FORMS:
+                    raise InputError(f"kernels.{kind}.form: {form!r} (legal: {', '.join(FORMS)})")
+                made[kind] = FORMS[form][kind].from_dict(kernel, device)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from commlens.hardware import load_device
 from commlens.hardware.errors import InputError
-from commlens.models.estimators import ESTIMATORS, KernelProfile, NotFittedError, cross_validate
+from commlens.models.estimators import ESTIMATORS as ON_GPUS
+from commlens.models.estimators import HOST_ESTIMATORS, KernelProfile, NotFittedError, cross_validate
 from commlens.models.estimators.crossval import fold_of
 
+HOST = {f"host {kind}": made for kind, made in HOST_ESTIMATORS.items() if made.form == "host"}
+ESTIMATORS = {**ON_GPUS, **HOST}
 KINDS = sorted(ESTIMATORS)
 H100 = load_device("h100-sxm")
 SIZES = {
@@ -20,6 +23,7 @@ SIZES = {
     "attention_prefill": ("batch", "seq_q", "heads"),
     "attention_decode": ("seq_kv", "heads", "kv_heads"),
     "streaming": ("m", "n"),
+    "copy": ("size",),
 }
 """Columns in which a time may only grow."""
 TRUE = {
@@ -28,11 +32,25 @@ TRUE = {
     "attention_prefill": {"launch": 7e-6, "matrix": 0.5, "longest": 0.8, "key_passes": 2.0},
     "attention_decode": {"launch": 6e-6, "memory": 0.7, "cached": 2.0, "item": 2e-6},
     "streaming": {"launch": 2.5e-6, "row": 0.8, "activation": 0.8, "add": 0.7},
+    "copy": {"launch": 4e-6, "cached": 3.0, "copy": 0.7, "sum": 0.9, "to_host": 0.01},
+    "host gemm": {"launch": 8e-6, "matrix": 0.6, "packing": 3.0, "stores": 4.0},
+    "host grouped_gemm": {"launch": 30e-6, "matrix": 0.5, "packing": 4.0, "expert": 10e-6},
+    "host attention_prefill": {"launch": 20e-6, "matrix": 0.5, "score": 20.0},
+    "host attention_decode": {"launch": 20e-6, "memory": 0.5, "item": 4e3},
+    "host streaming": {"launch": 8e-6, "cached": 3.0, "add": 0.6, "activation": 6.0},
 }
+
+
+def name_of(made):
+    """Name of an estimator here."""
+    return f"host {made.kind}" if made.form == "host" else made.kind
+
+
 
 
 def shapes(kind, rows=160, seed=0):
     """Random shapes of a kind."""
+    kind = kind.removeprefix("host ")
     rng = np.random.default_rng(seed)
 
     def pick(*values):
@@ -42,6 +60,9 @@ def shapes(kind, rows=160, seed=0):
     if kind == "gemm":
         dtype, n = pick("bf16", "fp16", "fp8"), pick(128, 1024, 4096, 11008, 16384)
         return {"m": pick(1, 8, 64, 300, 1024, 4096), "n": n, "k": width, "dtype": dtype}
+    if kind == "copy":
+        operation = pick("copy", "sum", "to_device", "to_host")
+        return {"size": pick(4096, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26, 2**28), "operation": operation}
     if kind == "grouped_gemm":
         parts = {"topk": pick(2, 6, 8), "experts": pick(64, 128, 256), "tp": pick(1, 2, 8), "ep": pick(1, 4, 16)}
         loads = {"exponent": pick(0.0, 1.01, 1.2), "gated": pick(0.0, 1.0)}
@@ -81,21 +102,21 @@ def test_init_only_stores_and_predict_needs_a_fit(kind):
 
 def test_fit_sets_only_underscored_attributes(fitted):
     made = type(fitted)(**fitted.get_params())
-    before, X = dict(vars(made)), shapes(fitted.kind)
-    assert made.fit(X, true_times(fitted.kind, X)) is made
+    before, X = dict(vars(made)), shapes(name_of(fitted))
+    assert made.fit(X, true_times(name_of(fitted), X)) is made
     assert {name: value for name, value in vars(made).items() if not name.endswith("_")} == before
 
 
 def test_a_fit_is_repeatable(fitted):
-    X = shapes(fitted.kind)
-    again = type(fitted)(**fitted.get_params()).fit(X, true_times(fitted.kind, X))
+    X = shapes(name_of(fitted))
+    again = type(fitted)(**fitted.get_params()).fit(X, true_times(name_of(fitted), X))
     assert again.values_ == fitted.values_
     assert again.to_dict() == fitted.to_dict()
 
 
 def test_known_times_of_other_shapes_are_found(fitted):
-    X = shapes(fitted.kind, seed=1)
-    error = np.abs(fitted.predict(X) / true_times(fitted.kind, X) - 1)
+    X = shapes(name_of(fitted), seed=1)
+    error = np.abs(fitted.predict(X) / true_times(name_of(fitted), X) - 1)
     assert error.mean() < 0.02
     assert set(fitted.values_) == set(fitted.parameters)
     for name, parameter in fitted.parameters.items():
@@ -103,8 +124,8 @@ def test_known_times_of_other_shapes_are_found(fitted):
 
 
 def test_outliers_are_named_and_do_not_move_the_fit(fitted):
-    X = shapes(fitted.kind)
-    times = true_times(fitted.kind, X)
+    X = shapes(name_of(fitted))
+    times = true_times(name_of(fitted), X)
     wrong = np.arange(0, len(times), 20)
     times[wrong] *= 4
     made = type(fitted)(H100).fit(X, times)
@@ -114,8 +135,8 @@ def test_outliers_are_named_and_do_not_move_the_fit(fitted):
 
 
 def test_a_tool_has_a_factor_of_its_own(fitted):
-    X = {**shapes(fitted.kind), "tool": np.where(np.arange(160) % 3 == 0, "slow", "main")}
-    times = true_times(fitted.kind, X) * np.where(X["tool"] == "slow", 1.3, 1.0)
+    X = {**shapes(name_of(fitted)), "tool": np.where(np.arange(160) % 3 == 0, "slow", "main")}
+    times = true_times(name_of(fitted), X) * np.where(X["tool"] == "slow", 1.3, 1.0)
     made = type(fitted)(H100).fit(X, times)
     assert made.tools_ == {"slow": pytest.approx(1.3, rel=0.03)}
     bare = {name: column for name, column in X.items() if name != "tool"}
@@ -127,7 +148,7 @@ def test_a_tool_has_a_factor_of_its_own(fitted):
 def test_json_round_trip(fitted):
     data = json.loads(json.dumps(fitted.to_dict()))
     again = type(fitted).from_dict(data, H100)
-    X = shapes(fitted.kind, seed=2)
+    X = shapes(name_of(fitted), seed=2)
     assert (again.predict(X) == fitted.predict(X)).all()
     assert again.to_dict() == fitted.to_dict()
 
@@ -149,7 +170,7 @@ def test_damaged_json_is_one_line(fitted):
 @settings(max_examples=40)
 @given(data=st.data())
 def test_times_grow_with_size(fitted, data):
-    rows = shapes(fitted.kind, rows=8, seed=data.draw(st.integers(0, 10_000)))
+    rows = shapes(name_of(fitted), rows=8, seed=data.draw(st.integers(0, 10_000)))
     column = data.draw(st.sampled_from(SIZES[fitted.kind]))
     factor = data.draw(st.integers(1, 9))
     rows = {name: np.asarray(value) for name, value in rows.items()}
@@ -177,13 +198,13 @@ def test_rates_and_times_scale_together(fitted, factor):
     if "droop" in other.values_:
         fitted, other = fitted.for_device(H100), other.for_device(faster)
         fitted.values_["droop"] = other.values_["droop"] = 0.0  # the clock knows true seconds
-    X = shapes(fitted.kind, seed=3)
+    X = shapes(name_of(fitted), seed=3)
     assert other.predict(X) * factor == pytest.approx(fitted.predict(X), rel=1e-9)
     assert other.roofline(X) * factor == pytest.approx(fitted.roofline(X), rel=1e-9)
 
 
 def test_bad_shapes_are_one_line(fitted):
-    X, kind = shapes(fitted.kind), fitted.kind
+    X, kind = shapes(name_of(fitted)), fitted.kind
     name = next(name for name in X if name in fitted.columns)
     for bad, said in (
         ({key: value for key, value in X.items() if key != name}, f"{kind}: no column {name}"),
@@ -202,8 +223,8 @@ def test_bad_shapes_are_one_line(fitted):
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 def test_bad_times_are_one_line(fitted, bad):
-    X = shapes(fitted.kind)
-    times = true_times(fitted.kind, X)
+    X = shapes(name_of(fitted))
+    times = true_times(name_of(fitted), X)
     times[5] = bad
     with pytest.raises(InputError, match=r"y\[5\].*legal: above 0"):
         type(fitted)(H100).fit(X, times)
@@ -219,8 +240,8 @@ def test_numbers_that_no_row_shows_stay_and_are_not_listed():
 
 
 def test_cross_validation_keeps_equal_shapes_together_and_beats_the_baselines(fitted):
-    X = shapes(fitted.kind)
-    times = true_times(fitted.kind, X) * np.random.default_rng(4).lognormal(0, 0.05, 160)
+    X = shapes(name_of(fitted))
+    times = true_times(name_of(fitted), X) * np.random.default_rng(4).lognormal(0, 0.05, 160)
     fold = fold_of(fitted, X)
     seen = {}
     for held, *shape in zip(fold, *(np.asarray(X[name]) for name in fitted.columns if name in X), strict=True):

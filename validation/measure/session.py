@@ -1,0 +1,186 @@
+"""One session of measuring: every result is on disk as soon as it is there, and a session that was cut short goes on.
+
+The file is JSON lines: the environment first, then a row per kernel, as measured or as unsupported with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...hardware.errors import InputError
+from .environment import differences
+from .kernels import Unsupported
+from .shapes import Case
+from .timing import Run, Timing
+
+FORMAT = 1
+Report = Callable[[int, int, str], None]
+"""Takes kernels done, kernels in all, and what is measured now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came out of a kernel.
+
+    Parameters
+    ----------
+    case : Case
+    timing : Timing or None
+        None where it does not run here.
+    reason : str
+        Why it does not.
+    """
+
+    case: Case
+    timing: Timing | None
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        said = {"unsupported": self.reason} if self.timing is None else asdict(self.timing)
+        return {**self.case.to_dict(), **said}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Row:
+        """The row that `to_dict` wrote."""
+        case = Case(*(data[name] for name in ("kind", "shape", "dtype", "operation", "tool")))
+        if "unsupported" in data:
+            return cls(case, None, str(data["unsupported"]))
+        names = ("seconds", "low", "high", "wall", "repetitions")
+        timing = Timing(*(data[name] for name in names))
+        if not 0 < timing.seconds < float("inf"):
+            raise ValueError(f"seconds {timing.seconds}")
+        return cls(case, timing)
+
+
+@dataclass
+class Session:
+    """Results beside a file that they are appended to.
+
+    Parameters
+    ----------
+    path : Path
+    environment : mapping
+        Of this machine, and what was measured of it before all else.
+    rows : list of Row
+    interrupted : bool
+        Whether somebody stopped it.
+    late : int
+        Kernels that the time did not suffice for.
+    """
+
+    path: Path
+    environment: Mapping[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    interrupted: bool = False
+    late: int = 0
+
+    @classmethod
+    def begin(cls, path: Path, environment: Mapping[str, Any]) -> Session:
+        """A new session; what the file held is gone.
+
+        Raises
+        ------
+        InputError
+            For a file that cannot be written.
+        """
+        made = cls(path, environment)
+        made._write({"format": FORMAT, "environment": environment}, "w")
+        return made
+
+    @classmethod
+    def resume(cls, path: Path, environment: Mapping[str, Any]) -> Session:
+        """The session that a file holds.
+
+        Raises
+        ------
+        InputError
+            For a file that is not there, of another machine, or damaged other than in a last line cut short.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as problem:
+            why = getattr(problem, "strerror", None) or "is not UTF-8 text"
+            raise InputError(f"--resume: {path}: {why} (legal: results that were measured here)") from None
+        rows: list[Row] = []
+        head: Mapping[str, Any] = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                data = json.loads(line)
+                if number == 1:
+                    head = data["environment"] if data["format"] == FORMAT else data["format not known"]
+                else:
+                    rows.append(Row.from_dict(data))
+            except (ValueError, KeyError, TypeError):
+                if 1 < number == len(lines):
+                    break  # cut short while it was written
+                raise InputError(f"{path}: line {number}: damaged (legal: what calibrate compute writes)") from None
+        if not isinstance(head, Mapping) or not head:
+            raise InputError(f"{path}: line 1: no environment (legal: what calibrate compute writes)")
+        other = differences(environment, head)
+        if other:
+            said = "; ".join(other)
+            raise InputError(f"--resume: {path}: measured elsewhere: {said} (legal: a file of this machine)")
+        made = cls(path, head, rows)
+        made._write({"format": FORMAT, "environment": head}, "w")  # without a line cut short
+        for row in rows:
+            made._write(row.to_dict())
+        return made
+
+    def measure(
+        self,
+        cases: Sequence[Case],
+        make: Callable[[Case], Run],
+        timer: Callable[[Run], Timing],
+        report: Report | None = None,
+        deadline: float = float("inf"),
+    ) -> None:
+        """Measure what is not there yet; an interrupt ends it and keeps what is there.
+
+        Parameters
+        ----------
+        cases : sequence of Case
+        make : callable
+            Makes a kernel or raises `Unsupported`.
+        timer : callable
+        report : callable, optional
+            Is told of the progress.
+        deadline : float
+            On the clock of `time.monotonic` [s]; kernels after it are counted in `late`.
+        """
+        done = {row.case.key for row in self.rows}
+        left = [case for case in cases if case.key not in done]
+        try:
+            for number, case in enumerate(left):
+                if time.monotonic() > deadline:
+                    self.late = len(left) - number
+                    return
+                if report is not None:
+                    report(len(cases) - len(left) + number, len(cases), case.key)
+                self.rows.append(_measured(case, make, timer))
+                self._write(self.rows[-1].to_dict())
+        except KeyboardInterrupt:
+            self.interrupted, self.late = True, len(left) - number
+        if report is not None and not self.interrupted:
+            report(len(cases), len(cases), "")
+
+    def _write(self, data: Mapping[str, Any], mode: str = "a") -> None:
+        try:
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(json.dumps(data) + "\n")
+        except OSError as problem:
+            raise InputError(f"--out: cannot write {self.path}: {problem.strerror or problem}") from None
+
+
+def _measured(case: Case, make: Callable[[Case], Run], timer: Callable[[Run], Timing]) -> Row:
+    try:
+        return Row(case, timer(make(case)))
+    except Unsupported as problem:
+        return Row(case, None, str(problem))
+    except (RuntimeError, MemoryError) as problem:  # ran once, and not again
+        return Row(case, None, str(problem).strip().splitlines()[0][:200] if str(problem) else "out of memory")

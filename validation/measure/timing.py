@@ -1,0 +1,154 @@
+"""How a kernel is timed: warm-up, many repetitions, the median and how far repetitions lie apart.
+
+Launches of a kernel take turns over copies of its operands that do not fit the cache together, so `run` is called
+with the number of the launch. Short kernels are timed several at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+Run = Callable[[int], object]
+"""Launches a kernel; its argument counts launches, for operands that take turns."""
+
+LEAST, MOST = 5, 200  # repetitions
+HOST_GROUP = 50e-6  # a group of launches on a host lasts this long at least: reading its clock takes 0.1 to 0.5 us [s]
+DEVICE_GROUP = 200e-6  # and on a GPU: its events resolve about 0.5 us [s]
+GRAPH_CALLS = 50  # launches in a graph at most
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What repetitions of a kernel took.
+
+    Parameters
+    ----------
+    seconds : float
+        Median [s].
+    low, high : float
+        20th and 80th percentile [s].
+    wall : float
+        Median by the clock on the wall [s]; larger than `seconds` where other programs held the core.
+    repetitions : int
+    """
+
+    seconds: float
+    low: float
+    high: float
+    wall: float
+    repetitions: int
+
+
+def summary(times: Sequence[float], wall: Sequence[float] | None = None) -> Timing:
+    """Median and spread of times [s]."""
+    low, middle, high = np.percentile(np.asarray(times, dtype=float), [20, 50, 80])
+    other = middle if wall is None else np.median(wall)
+    return Timing(float(middle), float(low), float(high), float(other), len(times))
+
+
+class HostTimer:
+    """Times kernels of a processor.
+
+    With one thread the time is that which the thread ran: other programs on the same core do not count, page faults
+    of the kernel do. With several it is the clock on the wall, and the machine has to be quiet.
+
+    Parameters
+    ----------
+    threads : int
+    budget : float
+        Time for the repetitions of a kernel [s].
+    """
+
+    def __init__(self, threads: int, budget: float = 0.3):
+        self.threads, self.budget = threads, budget
+        self.clock = time.thread_time if threads == 1 else time.perf_counter
+
+    def __call__(self, run: Run) -> Timing:
+        """Time a kernel."""
+        run(0)
+        begin = time.perf_counter()
+        run(1)
+        group = max(1, ceil(HOST_GROUP / max(time.perf_counter() - begin, 1e-7)))
+        times: list[float] = []
+        walls: list[float] = []
+        launch, end = 2, time.perf_counter() + self.budget
+        while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
+            wall, own = time.perf_counter(), self.clock()
+            for i in range(launch, launch + group):
+                run(i)
+            times.append((self.clock() - own) / group)
+            walls.append((time.perf_counter() - wall) / group)
+            launch += group
+        return summary(times, walls)
+
+
+class CudaTimer:
+    """Times kernels of a GPU by events around launches, from a graph where the kernel can be captured in one.
+
+    Parameters
+    ----------
+    budget : float
+        Time for the repetitions of a kernel [s].
+    """
+
+    threads = 0
+
+    def __init__(self, budget: float = 0.1):
+        self.budget = budget
+
+    def __call__(self, run: Run) -> Timing:
+        """Time a kernel."""
+        import torch
+
+        for i in range(3):
+            run(i)
+        torch.cuda.synchronize()
+        one = self._between(lambda: run(3))
+        calls = min(GRAPH_CALLS, max(1, ceil(DEVICE_GROUP / max(one, 1e-7))))
+        batch = self._captured(run, calls)
+        if batch is None:
+
+            def batch() -> None:
+                for i in range(calls):
+                    run(i)
+
+        self._between(batch)
+        times: list[float] = []
+        end = time.perf_counter() + self.budget
+        while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
+            times.append(self._between(batch) / calls)
+        return summary(times)
+
+    @staticmethod
+    def _between(batch: Callable[[], None] | Callable[[], object]) -> float:
+        """Time between two events around launches [s]."""
+        import torch
+
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        batch()
+        end.record()
+        end.synchronize()
+        return float(1e-3 * begin.elapsed_time(end))
+
+    @staticmethod
+    def _captured(run: Run, calls: int) -> Callable[[], None] | None:
+        """Launches as one graph, so that gaps between them are the device's; None for what cannot be captured."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                for i in range(calls):
+                    run(i)
+        except RuntimeError:  # a kernel that synchronises, or copies from memory that is not pinned
+            with suppress(RuntimeError):
+                torch.cuda.synchronize()
+            return None
+        return graph.replay
