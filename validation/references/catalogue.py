@@ -121,7 +121,7 @@ def _by_heads(ranks: int, shape: Attention, masked: str) -> Iterator[Reference]:
 
 def _linear(ranks: int, shape: Attention, masked: str) -> Iterator[Reference]:
     if shape.causal:
-        ends = "the rank at the end of the chain sends nothing; the program's one rank stands for the others"
+        ends = "bytes of the busiest rank: the last of the chain sends nothing, which the program's one rank leaves out"
         yield Reference(
             {"name": "lasp"}, "linear_attention:lasp", ranks, shape, masked, FP32, among="busiest", reason=ends
         )

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def _check(tasks: Sequence[Task], count: int, most: int, backend: str, timeout: 
         raise InputError(f"timeout: {timeout} s (legal: above 0, below a day)")
     if len({task.name for task in tasks}) < len(tasks):
         raise InputError("references: two of one name (legal: each by another)")
+    if find_spec("torch") is None:
+        raise InputError("references: torch is not installed (legal: pip install 'commlens[torch]')")
     if backend == "nccl":
         import torch
 
@@ -163,23 +166,20 @@ class _Pool:
         return bool(text)
 
     def bury(self) -> None:
-        """End what is left and wait for it."""
-        for rank, number in self.processes.items():
-            if rank not in self.ended:
-                with suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
-        assert self.parent.stdin is not None
-        assert self.parent.stdout is not None
+        """End what is left, and wait for it."""
+        out, orders = self.parent.stdout, self.parent.stdin
+        assert out is not None
+        assert orders is not None
         with suppress(OSError):
-            self.parent.stdin.close()
+            orders.close()  # the parent of the ranks ends those it still has, and then itself
         if not self.processes:
-            self.parent.kill()
+            self.parent.kill()  # it may be loading torch still
         try:
             self.parent.wait(10.0)
         except subprocess.TimeoutExpired:
             self.parent.kill()
             self.parent.wait()
-        self.parent.stdout.close()
+        out.close()
         self.said.close()
 
     def lines(self, rank: int) -> list[dict[str, Any]]:
@@ -228,9 +228,10 @@ class _Pool:
         return RankFailed(f"references: rank {rank} of {self.order.ranks}, {where}: {what}", rank, code, results)
 
     def _unborn(self) -> RankFailed:
-        self.said.flush()
-        said = self._last_words("parent.err")
-        return RankFailed(f"references: no ranks could be started{': ' + said if said else ''}", 0, None, [])
+        said = self._last_words("parent.err") or "no word of why"
+        what = "the process that starts the ranks ended" if self.processes else "no ranks could be started"
+        results = [self.found(one) for one in range(self.order.ranks)]
+        return RankFailed(f"references: {what}: {said}", 0, None, results)
 
     def _innermost(self, rank: int) -> str:
         """Innermost place in our own files of a stack that `faulthandler` wrote."""

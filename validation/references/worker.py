@@ -29,28 +29,36 @@ from .order import Order
 def main(folder: Path) -> None:
     """Divide into ranks, say what they are, and how each ended."""
     order: Order = pickle.loads((folder / "order.pickle").read_bytes())
-    import torch  # noqa: F401 - so that the ranks have it
-
-    for name in order.modules:
+    for name in (*order.modules, "torch"):  # so that the ranks have them
         importlib.import_module(name)
     ranks: dict[int, int] = {}
+    parent = os.getpid()
     for rank in range(order.ranks):
         number = os.fork()
         if number == 0:
+            threading.Thread(target=_follow, args=(parent,), daemon=True).start()
             _rank(rank, order, folder)
         ranks[number] = rank
         _say(rank=rank, process=number)
-    threading.Thread(target=_outlive_nobody, args=(list(ranks),), daemon=True).start()
+    threading.Thread(target=_obey, args=(ranks,), daemon=True).start()
     while ranks:
         number, status = os.wait()
         _say(rank=ranks.pop(number), ended=os.waitstatus_to_exitcode(status))
 
 
-def _outlive_nobody(processes: list[int]) -> None:
+def _obey(ranks: dict[int, int]) -> None:
+    """End the ranks there still are when standard input ends."""
     sys.stdin.buffer.read()
-    for number in processes:
+    for number in list(ranks):
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
+
+
+def _follow(parent: int) -> None:
+    """End with the process that began the ranks, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _say(**what: int) -> None:
