@@ -20,6 +20,9 @@ from .gemm import GemmEstimator
 from .grouped import GroupedGemmEstimator
 from .streaming import PASSES, StreamingEstimator
 
+FRESH = 2.0**25  # outputs from which the C library takes new pages every time (glibc: mmap(2) above 32 MiB) [B]
+PAGE = 4096.0  # [B]
+FAULT = Parameter(1e-6, 0.0, 20e-6, "first use of a page of an output of 32 MiB and more [s]")
 LAUNCH = Parameter(5e-6, 0.1e-6, 200e-6, "fixed time of a kernel [s]")
 MATRIX = Parameter(0.8, 0.02, 1.0, "share of the peak that packed blocks reach")
 MEMORY = Parameter(0.8, 0.05, 4.0, "rate of streamed weights over the memory bandwidth")
@@ -39,6 +42,7 @@ class HostGemmEstimator(GemmEstimator):
     parameters: ClassVar[Mapping[str, Parameter]] = {
         **PRODUCT,
         "stores": Parameter(1.0, 0.0, 60.0, "passes over the output, at the memory bandwidth"),
+        "fault": FAULT,
     }
 
     def _seconds(self, shapes: Shapes, values: Values) -> NDArray[np.float64]:
@@ -46,7 +50,8 @@ class HostGemmEstimator(GemmEstimator):
         bandwidth = self.device.memory_bandwidth
         stores = values["stores"] * size * m * n / bandwidth
         rate = self._peak(shapes) * values["matrix"]
-        return np.asarray(values["launch"] + _product(m, n, k, size, rate, bandwidth, values) + stores)
+        time = values["launch"] + _product(m, n, k, size, rate, bandwidth, values) + stores
+        return np.asarray(time + values["fault"] * _new_pages(size * m * n))
 
 
 class HostGroupedGemmEstimator(GroupedGemmEstimator):
@@ -115,7 +120,8 @@ class HostDecodeEstimator(DecodeEstimator):
 class HostStreamingEstimator(StreamingEstimator):
     """Kernels that only stream, from the caches while these hold them; columns of `StreamingEstimator`.
 
-    Additions do nothing else. A gated activation and a norm, each several kernels, compute on every element besides.
+    Additions do nothing else. A gated activation computes on every element besides, exponentials above all; a norm is
+    several kernels, whose inner results stream too.
     """
 
     form = "host"
@@ -126,7 +132,8 @@ class HostStreamingEstimator(StreamingEstimator):
         "part": Parameter(0.05, 0.001, 1.0, "share of the last-level cache at whose size half comes from memory"),
         "add": Parameter(0.8, 0.05, 2.0, "share of the memory bandwidth"),
         "activation": Parameter(3.0, 0.0, 100.0, "clocks that a gated activation computes on an element"),
-        "norm": Parameter(3.0, 0.0, 100.0, "the same of a norm"),
+        "norm": Parameter(2.0, 0.3, 20.0, "traffic of a norm over that of an addition"),
+        "fault": FAULT,
     }
 
     def _seconds(self, shapes: Shapes, values: Values) -> NDArray[np.float64]:
@@ -134,11 +141,19 @@ class HostStreamingEstimator(StreamingEstimator):
         traffic = PASSES * elements * element_bytes(shapes)
         outside = traffic / (traffic + values["part"] * self.device.cache_capacity)
         slow = outside + (1 - outside) / values["cached"]
-        computed = sum(np.where(operation == name, values[name], 0.0) for name in ("activation", "norm"))
+        computed = np.where(operation == "activation", values["activation"], 0.0)
         fixed = values["launch"] + np.where(operation == "norm", values["reduce"], 0.0)
         clock = self.device.clock * self.device.compute_units
-        streamed = traffic * slow / (self.device.memory_bandwidth * values["add"])
-        return np.asarray(fixed + elements * computed / clock + streamed)
+        streamed = np.where(operation == "norm", values["norm"], 1.0) * traffic * slow
+        streamed = streamed / (self.device.memory_bandwidth * values["add"])
+        # An activation's inner half is an output too.
+        outputs = np.where(operation == "activation", 2, 1) * _new_pages(elements * element_bytes(shapes))
+        return np.asarray(fixed + elements * computed / clock + streamed + values["fault"] * outputs)
+
+
+def _new_pages(output: Any) -> Any:
+    """Pages of an output [B] that its kernel is the first to touch."""
+    return np.where(output >= FRESH, output / PAGE, 0.0)
 
 
 def _product(m: Any, n: Any, k: Any, size: Any, rate: Any, bandwidth: float, values: Values) -> Any:
