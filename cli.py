@@ -191,17 +191,38 @@ def validate(
     family: Annotated[str | None, typer.Option(help="One family; default all.")] = None,
     as_json: AsJson = False,
     csv: Csv = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with figures here, one file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write Markdown here, its figures beside it.")] = None,
+    references: Annotated[
+        bool, typer.Option("--references", help="Also run techniques on real processes, for minutes; needs torch.")
+    ] = False,
 ) -> None:
     """Hold predictions against published results."""
+    from .validation import page, report
     from .validation import validate as run
-    from .validation.report import text
+    from .validation.executed import run as run_references
 
+    for option, path in (("--csv", csv), ("--html", html), ("--markdown", markdown)):
+        page.check_writable(option, path)
+    executed = None
+    if references:
+        with _progress("running references"):
+            executed = run_references(family)
     with _progress("validating") as step:
         frame = run(family, step)
     if csv:
         with _writing("--csv", csv):
             frame.to_csv(csv, index=False)
-    print(frame.to_json(orient="records", indent=2) if as_json else text(frame))
+    if html or markdown:
+        sections = report.sections(frame, executed)
+        with _progress("drawing"):
+            if html:
+                with _writing("--html", html):
+                    page.write_html(html, sections)
+            if markdown:
+                with _writing("--markdown", markdown):
+                    page.write_markdown(markdown, sections)
+    print(report.to_json(frame, executed) if as_json else report.text(frame, executed))
 
 
 def main(arguments: list[str] | None = None) -> None:
