@@ -1,4 +1,4 @@
-"""``commlens calibrate compute``: time kernels on this machine and fit a profile to them."""
+"""``commlens calibrate compute``, and measured samples for ``calibrate collectives``: what is timed on this machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .catalog import show
 from .hardware.errors import InputError
 
 if TYPE_CHECKING:
+    from .validation.logs import Sample
     from .validation.measure.compute_profile import Fit
     from .validation.measure.session import Report
 
@@ -50,6 +51,57 @@ def compute(
         print(f"note: time was up; {session.late} kernels were left out: --resume measures them", file=sys.stderr)
     _print(found)
     print(f"\nwritten to {out}, raw results to {options.log}")
+
+
+def measured_collectives(
+    backend: str, nproc: int | None, sizes: list[float], out: Path | None, timeout: float, notes: list[str]
+) -> list[Sample] | None:
+    """Measure collectives, fit latencies and rates of each kind, and say how far they hold.
+
+    Parameters
+    ----------
+    backend : str
+        gloo | nccl.
+    nproc : int, optional
+        Ranks to start.
+    sizes : list of float
+        Bytes.
+    out : Path, optional
+        File of the profile of a link; results and the profile of kinds go beside it, as .jsonl and .json.
+    timeout : float
+        Seconds without a result after which ranks are taken to hang.
+    notes : list of str
+        What could not be measured is appended.
+
+    Returns
+    -------
+    list of Sample or None
+        None on ranks of torchrun that have nothing to say.
+    """
+    from .validation.measure import collective_profile
+    from .validation.measure.collectives import measure_collectives, under_torchrun
+
+    beside = Path("collectives.yaml") if out is None else out
+    log, target = beside.with_suffix(".jsonl"), beside.with_suffix(".json")
+    if under_torchrun():
+        found = measure_collectives(backend, sizes, log, nproc, timeout=timeout)
+    else:
+        with Shown() as shown:
+            found = measure_collectives(backend, sizes, log, nproc, shown, timeout)
+    if found is None:
+        return None
+    notes += found.notes
+    if backend == "gloo":
+        notes.append("reduce_scatter: partial sums around a ring; gloo's own is one all-reduce per rank")
+    profile = collective_profile.fit_samples(found.samples, collective_profile.device_of(backend))
+    collective_profile.save(profile, found.log, target)
+    score = profile.scores["collective"]
+    print(
+        f"{score['rows']} samples, latency and rate by kind: error left out {score['median']:.1%} median, "
+        f"from 1 MiB {score.get('large_median', float('nan')):.1%}; nearest size {score['nearest']:.1%}; "
+        f"written to {target}, raw results to {log}"
+    )
+    return found.samples
 
 
 class Shown:

@@ -4,6 +4,7 @@ from .attention import DecodeEstimator as DecodeEstimator
 from .attention import PrefillEstimator as PrefillEstimator
 from .base import KernelEstimator as KernelEstimator
 from .base import NotFittedError as NotFittedError
+from .collectives import CollectiveEstimator as CollectiveEstimator
 from .copies import CopyEstimator as CopyEstimator
 from .crossval import Score as Score
 from .crossval import cross_validate as cross_validate

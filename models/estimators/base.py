@@ -289,6 +289,11 @@ def element_bytes(shapes: Shapes) -> NDArray[np.float64]:
     return np.array([float(DTYPE_BYTES[dtype]) for dtype in shapes["dtype"].tolist()])
 
 
+def any_dtype(device: Device) -> str:
+    """Some number format of a device, for kernels in which formats have no part."""
+    return next(dtype for dtype in device.peak_flops if dtype in DTYPE_BYTES)
+
+
 def blend(sharpness: float, *terms: Any) -> Any:
     """The largest of some times, or a little more where two are close: their norm of order `sharpness`."""
     largest = terms[0]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...hardware.errors import InputError
-from .base import Column, KernelEstimator, Parameter, Shapes, Values
+from .base import Column, KernelEstimator, Parameter, Shapes, Values, any_dtype
 
 PASSES = {"copy": 2.0, "sum": 1.0, "to_device": 1.0, "to_host": 1.0}
 """Passes over the bytes by operation; the last two cross the host's bus, once."""
@@ -50,7 +50,8 @@ class CopyEstimator(KernelEstimator):
         return shapes["size"] * np.select([shapes["operation"] == name for name in PASSES], list(PASSES.values()))
 
     def _shapes(self, X: Shapes) -> dict[str, NDArray[Any]]:
-        arrays = super()._shapes(X)
+        # Formats have no part in it: any that the device has will do.
+        arrays = super()._shapes({"dtype": any_dtype(self.device), **X})
         for name in sorted(set(arrays["operation"].tolist()) - set(PASSES)):
             raise InputError(f"{self.kind}.operation: {name!r} (legal: {', '.join(PASSES)})")
         return arrays

@@ -15,6 +15,7 @@ from ...hardware import Device, device_names, load_device
 from ...hardware.errors import InputError
 from .attention import DecodeEstimator, PrefillEstimator
 from .base import KernelEstimator
+from .collectives import CollectiveEstimator
 from .copies import CopyEstimator
 from .gemm import GemmEstimator
 from .grouped import GroupedGemmEstimator
@@ -36,6 +37,7 @@ ESTIMATORS: Mapping[str, type[KernelEstimator]] = {
         DecodeEstimator,
         StreamingEstimator,
         CopyEstimator,
+        CollectiveEstimator,
     )
 }
 HOST_ESTIMATORS: Mapping[str, type[KernelEstimator]] = {
@@ -53,7 +55,7 @@ HOST_ESTIMATORS: Mapping[str, type[KernelEstimator]] = {
 }
 """The same kinds on a processor."""
 FORMS = {"device": ESTIMATORS, "host": HOST_ESTIMATORS}
-OPERATIONS = (StreamingEstimator.kind, CopyEstimator.kind)  # kinds of several operations
+OPERATIONS = (StreamingEstimator.kind, CopyEstimator.kind, CollectiveEstimator.kind)  # kinds of several operations
 FORMAT = 1
 MEASURED = Path(__file__).parents[2] / "hardware" / "measured"
 """Folder of the shipped profiles."""

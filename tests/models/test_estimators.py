@@ -24,6 +24,7 @@ SIZES = {
     "attention_decode": ("seq_kv", "heads", "kv_heads"),
     "streaming": ("m", "n"),
     "copy": ("size",),
+    "collective": ("size", "ranks"),
 }
 """Columns in which a time may only grow."""
 TRUE = {
@@ -33,6 +34,7 @@ TRUE = {
     "attention_decode": {"launch": 6e-6, "memory": 0.7, "cached": 2.0, "item": 2e-6},
     "streaming": {"launch": 2.5e-6, "row": 0.8, "activation": 0.8, "add": 0.7},
     "copy": {"launch": 4e-6, "cached": 3.0, "copy": 0.7, "sum": 0.9, "to_host": 0.01},
+    "collective": {"all_reduce": 200e-6, "all_gather_rate": 0.2, "send_recv_rate": 0.05, "outside": 4.0, "hop": 50e-6},
     "host gemm": {"launch": 8e-6, "matrix": 0.6, "packing": 3.0, "stores": 4.0},
     "host grouped_gemm": {"launch": 30e-6, "matrix": 0.5, "packing": 4.0, "expert": 10e-6},
     "host attention_prefill": {"launch": 20e-6, "matrix": 0.5, "score": 20.0},
@@ -60,6 +62,9 @@ def shapes(kind, rows=160, seed=0):
     if kind == "gemm":
         dtype, n = pick("bf16", "fp16", "fp8"), pick(128, 1024, 4096, 11008, 16384)
         return {"m": pick(1, 8, 64, 300, 1024, 4096), "n": n, "k": width, "dtype": dtype}
+    if kind == "collective":
+        operation = pick("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all", "send_recv")
+        return {"size": pick(1024, 2**14, 2**18, 2**22, 2**26), "ranks": pick(2, 3, 4, 200), "operation": operation}
     if kind == "copy":
         operation = pick("copy", "sum", "to_device", "to_host")
         return {"size": pick(4096, 2**15, 2**18, 2**20, 2**22, 2**24, 2**26, 2**28), "operation": operation}

@@ -1,4 +1,4 @@
-"""Collectives measured among processes of this machine, or among the ranks of torchrun, as samples to calibrate with."""
+"""Collectives measured among processes of this machine, or ranks of torchrun, as samples to calibrate with."""
 
 from __future__ import annotations
 

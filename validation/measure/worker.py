@@ -102,9 +102,7 @@ def work(plan: Plan, rank: int, world: int) -> None:
         dist.destroy_process_group()
 
 
-def _measured(
-    kind: str, elements: int, plan: Plan, rank: int, world: int, device: torch.device
-) -> Mapping[str, Any]:
+def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, device: torch.device) -> Mapping[str, Any]:
     """Median and spread over repetitions, or why the kind does not run."""
     import torch
     import torch.distributed as dist
@@ -143,9 +141,7 @@ def _measured(
     return {"seconds": found.seconds, "low": found.low, "high": found.high, "repetitions": found.repetitions}
 
 
-def make(
-    kind: str, elements: int, rank: int, world: int, device: torch.device, backend: str
-) -> Callable[[], object]:
+def make(kind: str, elements: int, rank: int, world: int, device: torch.device, backend: str) -> Callable[[], object]:
     """Function that runs a collective once.
 
     Parameters
