@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .catalog import catalog, show
+from .experts import place_experts
 from .hardware.errors import InputError
 from .models import study
 from .models.scenario import Scenario
@@ -38,6 +39,7 @@ app.add_typer(calibrate, name="calibrate")
 app.command()(collective)
 app.command()(topology)
 app.command()(plan_sequences)
+app.command()(place_experts)
 
 ScenarioPath = Annotated[Path, typer.Argument(help="Scenario file (YAML or JSON).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")]
