@@ -132,7 +132,8 @@ def missed(frame: pd.DataFrame) -> Iterator[Points]:
 def left_out(frame: pd.DataFrame) -> Iterator[Points]:
     """Tables that are not shipped and were not found."""
     if frame.attrs.get("skipped"):
-        yield Points("Skipped:", [("not there", reason) for reason in frame.attrs["skipped"]])
+        parts = [reason.partition(": ") for reason in frame.attrs["skipped"]]
+        yield Points("Skipped, as there is no such table:", [(name, said) for name, _, said in parts])
 
 
 def body(frame: pd.DataFrame) -> Iterator[Table]:

@@ -83,7 +83,7 @@ def test_what_is_missed_comes_first_then_errors_then_single_numbers(frame):
         "printed wrongly",
         "no reason is known",
         "tree, a layer",
-        "a_table.csv",
+        "Skipped, as there is no such table",
         "Errors of predictions",
         "Claims of one number each",
     ]
