@@ -81,14 +81,14 @@ def faulty(tmp_path, monkeypatch):
         pytest.param("left", 3, "exit code 3", marks=pytest.mark.slow),
         ("raising", 1, "exit code 1: ValueError: seven is not eight"),
         pytest.param("greedy", 1, "exit code 1: MemoryError", marks=pytest.mark.slow),
-        ("hung", None, "not at its end after 4 s"),
+        ("hung", None, "not at its end after 8 s"),
     ],
 )
 def test_a_rank_that_fails_is_named_and_what_was_found_is_kept(faulty, how, code, words):
     tasks = [Task("before", "faulty:fine", 3, str(faulty)), Task("then", f"faulty:{how}", 2, str(faulty))]
     start = time.monotonic()
     with pytest.raises(RankFailed) as failure:
-        run(tasks, timeout=4.0 if how == "hung" else 120.0)
+        run(tasks, timeout=8.0 if how == "hung" else 120.0)
     error = failure.value
     assert isinstance(error, InputError)
     assert (error.rank, error.exit_code) == (1, code)

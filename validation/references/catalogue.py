@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .order import Task
@@ -52,7 +52,7 @@ class Reference:
     tolerance: float = EXACT
     among: Literal["each", "mean", "busiest"] = "each"
     messages: bool = True
-    reason: str = field(default="", compare=False)
+    reason: str = ""
 
     @property
     def name(self) -> str:
@@ -154,8 +154,13 @@ def _mixtures() -> Iterator[Reference]:
                 yield replace(one, among="mean", reason=f"{one.reason}; {MEAN}".removeprefix("; "))
         if ranks > 2:
             moves = tuple(tuple(move % ranks for move in kind) for kind in MOVES)
-            network = Mixture(8, 12, 2 * ranks, 1, 10, moves, nodes, layers=3, heads=3, context=5)
-            yield Reference({"name": "exflow"}, "exflow:exflow", ranks, network, f"a step of decoding, {where}")
+            for top_k in (1, 2):
+                # As many tokens of each kind as there are experts beside the first.
+                tokens, experts = len(moves) * (2 * ranks - 1), 2 * ranks
+                network = replace(shape, tokens=tokens, experts=experts, top_k=top_k, offsets=moves)
+                network = replace(network, layers=3, heads=3, context=5)
+                what = f"a step of decoding, top {top_k}, {where}"
+                yield Reference({"name": "exflow"}, "exflow:exflow", ranks, network, what)
 
 
 def _layers_of_experts(ranks: int, shape: Mixture, where: str) -> Iterator[Reference]:

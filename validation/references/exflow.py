@@ -1,7 +1,8 @@
 """ExFlow: a step of decoding in which tokens stay where their last expert was.
 
 Every rank has the keys and values of all sequences, so attention goes on wherever a token is. One all-to-all a layer
-carries residual streams on; at the end all ranks gather the keys and values that the step has added.
+carries residual streams on, and with several experts a token a second one brings the results of all but the first to
+where the token is now; at the end all ranks gather the keys and values that the step has added.
 """
 
 from __future__ import annotations
@@ -52,12 +53,13 @@ def exflow(ranks: Ranks, shape: Mixture) -> dict[str, float]:
         scale=hidden**-0.5,
     )
     state, weights = state.to(ranks.device), Weights(*(x.to(ranks.device) for x in rest))
-    table = torch.from_numpy(shape.table(ranks.size).reshape(sequences, layers)).to(ranks.device)
+    table = torch.from_numpy(shape.table(ranks.size)).reshape(sequences, layers, shape.top_k).to(ranks.device)
     everyone = torch.arange(sequences, device=ranks.device)
     whole, cache = state, []
     for layer in range(layers):
         whole, added = _attention(whole, everyone, weights, layer, shape.heads)
-        whole = _experts(whole, table[:, layer], weights, layer)
+        results = (_experts(whole, table[:, layer, slot], weights, layer) for slot in range(shape.top_k))
+        whole = sum(results, whole)
         cache.append(added)
 
     owner, me = table // (shape.experts // ranks.size), ranks.members[ranks.rank]
@@ -67,14 +69,42 @@ def exflow(ranks: Ranks, shape: Mixture) -> dict[str, float]:
         here, added = _attention(here, everyone[at == me], weights, layer, shape.heads)
         found.append(added)
         places.append(at)
-        here, at = Way(ranks, here, at, owner[:, layer]).wait(), owner[:, layer]
-        here = _experts(here, table[at == me, layer], weights, layer)
+        here, at = _moved(ranks, here, at, owner[:, layer], table[:, layer], weights, layer), owner[:, layer, 0]
     published = ranks.all_gather(torch.stack(found)).wait()
     wrong = [difference(here, whole[at == me])]
     for layer, (where, expected) in enumerate(zip(places, cache, strict=True)):
         rows = torch.cat([everyone[where == member] for member in ranks.members])
         wrong.append(difference(published[:, layer].flatten(0, 1)[torch.argsort(rows)], expected))
     return {"output": max(wrong)}
+
+
+def _moved(
+    ranks: Ranks, here: Tensor, at: Tensor, owner: Tensor, chosen: Tensor, weights: Weights, layer: int
+) -> Tensor:
+    """Residual streams at their first experts, with what all their experts make of them.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    here : Tensor
+        Of the tokens of this rank.
+    at : Tensor of int, shape (sequences,)
+        Rank of every token.
+    owner, chosen : Tensor of int, shape (sequences, top_k)
+        Ranks of a token's experts, and the experts.
+    weights : Weights
+    layer : int
+    """
+    me, top_k = ranks.members[ranks.rank], owner.shape[1]
+    rows = Way(ranks, here.repeat_interleave(top_k, 0), at.repeat_interleave(top_k), owner.flatten()).wait()
+    results = _experts(rows, chosen.flatten()[owner.flatten() == me], weights, layer)
+    slot = torch.arange(top_k, device=ranks.device).repeat(len(owner))[owner.flatten() == me]
+    out = rows[slot == 0] + results[slot == 0]
+    if top_k == 1:
+        return out
+    others, home = owner[:, 1:].flatten(), owner[:, 0].repeat_interleave(top_k - 1)
+    back = Way(ranks, results[slot > 0], others, home).wait()
+    return out + back.reshape(len(out), top_k - 1, -1).sum(1)
 
 
 def _attention(x: Tensor, sequences: Tensor, weights: Weights, layer: int, heads: int) -> tuple[Tensor, Tensor]:
@@ -90,9 +120,9 @@ def _attention(x: Tensor, sequences: Tensor, weights: Weights, layer: int, heads
 
 
 def _experts(x: Tensor, which: Tensor, weights: Weights, layer: int) -> Tensor:
-    """Each token through its expert."""
-    out = x.clone()
+    """What an expert makes of each row."""
+    out = torch.zeros_like(x)
     for number in sorted(set(which.tolist())):
         rows = which == number
-        out[rows] += expert(x[rows], weights.up[layer, number], weights.down[layer, number])
+        out[rows] = expert(x[rows], weights.up[layer, number], weights.down[layer, number])
     return out

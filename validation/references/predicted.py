@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...models.techniques import TechniqueCall
     from ...simulator import Program
 
-Counts = dict[str, dict[str, int]]
+Counts = dict[str, dict[str, float]]
 """Bytes [B], or messages, by direction and kind."""
 
 
@@ -45,11 +45,6 @@ def predicted(shape: Any, call: TechniqueCall, ranks: int) -> Sent:
     shape : Network, Attention or Mixture
     call : TechniqueCall
     ranks : int
-
-    Raises
-    ------
-    ValueError
-        When a program sends no whole number of bytes.
     """
     raise TypeError(f"no program is made of a {type(shape).__name__}")
 
@@ -177,7 +172,7 @@ def by_rank(programs: Iterable[Program], ranks: int) -> Sent:
     ranks : int
         Who all of them stand for, where they have tasks of one rank alone.
     """
-    sent: list[dict[str, dict[str, float]]] = [{} for _ in range(ranks)]
+    sent: list[Counts] = [{} for _ in range(ranks)]
     messages: list[Counts] = [{} for _ in range(ranks)]
     for direction, program in zip(DIRECTIONS, programs, strict=False):
         folded = all(task.rank == 0 for task in program.tasks)  # one rank stands for all
@@ -192,10 +187,9 @@ def by_rank(programs: Iterable[Program], ranks: int) -> Sent:
     return Sent(whole, messages)
 
 
-def _whole(size: float) -> int:
-    if abs(size - round(size)) > 1e-6:
-        raise ValueError(f"a program sends {size} bytes (legal: a whole number)")
-    return round(size)
+def _whole(size: float) -> float:
+    """A whole number but for rounding; what is none stays, and equals nothing executed."""
+    return round(size) if abs(size - round(size)) < 1e-6 else size
 
 
 def _cluster(ranks: int, nodes: int = 1) -> Cluster:

@@ -25,6 +25,8 @@ COLUMNS = (
     "reason",
 )
 
+KINDS = {"ranks": "Int64", "output_error": float, "gradient_error": float}
+
 
 def references(only: Sequence[str] | None = None, backend: str = "gloo", timeout: float = 300.0) -> pd.DataFrame:
     """Run every technique's mechanism on real processes and hold it against the undivided layer and its program.
@@ -64,7 +66,7 @@ def references(only: Sequence[str] | None = None, backend: str = "gloo", timeout
         for name in names
         if not any(reference.technique["name"] == name for reference in chosen)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"ranks": "Int64"})
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(KINDS)
 
 
 def held(chosen: Sequence[Reference], backend: str = "gloo", timeout: float = 300.0) -> list[dict[str, Any]]:
@@ -137,9 +139,9 @@ def _total(counts: Sequence[Counts]) -> Counts:
     return total
 
 
-def _summed(counts: Counts) -> dict[str, int]:
+def _summed(counts: Counts) -> dict[str, float]:
     """Both directions together, by kind."""
-    total: dict[str, int] = {}
+    total: dict[str, float] = {}
     for kinds in counts.values():
         for kind, count in kinds.items():
             total[kind] = total.get(kind, 0) + count

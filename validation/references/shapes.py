@@ -84,7 +84,7 @@ class Mixture:
     hidden, experts, top_k, ffn : int
     offsets : tuple of tuple of int
         Kinds of tokens: how many ranks further round each of its experts is, counted from one that moves on with
-        every token; with one expert a token, how far it moves for each layer. Every rank then gets and sends alike.
+        every token; where there are layers, how far a token moves for each. Every rank then sends alike.
     nodes : int
         That the ranks are in, as many in each.
     still : int
@@ -119,10 +119,12 @@ class Mixture:
         kind, turn = np.arange(self.tokens) % kinds, np.arange(self.tokens) // kinds
         offsets = np.array(self.offsets)[kind]
         if self.layers > 1:
-            home = np.arange(ranks)[:, None, None]
-            place = home + np.cumsum(offsets, 1)[None]
-            on_rank = (turn[:, None] + np.arange(self.layers)) % each
-            return np.asarray(place % ranks * each + on_rank, dtype=np.int64)[..., None]
+            # The first expert is where the token moves to; the others are, from token to token, any of the rest.
+            place = (np.arange(ranks)[:, None, None] + np.cumsum(offsets, 1)[None]) % ranks
+            first = place * each + (turn[:, None] + np.arange(self.layers)) % each
+            others = (turn[:, None] + np.arange(self.top_k - 1)) % (self.experts - 1)
+            rest = (first[..., None] + 1 + others[:, None]) % self.experts
+            return np.concatenate([first[..., None], rest], -1).astype(np.int64)
         place = (np.where(kind < self.still, 0, turn)[:, None] + offsets) % ranks
         # Of experts on one rank a token takes neighbours.
         nth = np.array([[row[:slot].tolist().count(row[slot]) for slot in range(self.top_k)] for row in offsets])
