@@ -114,6 +114,37 @@ def measure_collectives(
     return Measured(samples, notes + ([f"{ended}; {len(samples)} results are kept in {log}"] if ended else []), log)
 
 
+def measure_layer(layer: Mapping[str, int], ranks: int, log: Path, budget: float, timeout: float = TIMEOUT) -> float:
+    """Time of a layer divided over ranks of this host, forward and backward, the slowest rank's [s].
+
+    Parameters
+    ----------
+    layer : mapping
+        Fields of a `LayerShape`.
+    ranks : int
+    log : Path
+        File for the result.
+    budget : float
+        Time for the repetitions [s].
+    timeout : float
+
+    Raises
+    ------
+    InputError
+        For ranks that died or hang.
+    """
+    _check("gloo", (), ())
+    threads = max(1, cores() // _ranks("gloo", ranks))
+    _begin(log, "gloo", ranks, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Plan("gloo", [1.0], str(log), f"{folder}/store", threads, budget, timeout, ("all_reduce",), dict(layer))
+        ended = _supervise(plan, ranks, Path(folder), None)
+    samples, notes = read(log, 1)
+    if ended or not samples:
+        raise InputError(f"layer on {ranks} ranks: {ended or '; '.join(notes)}")
+    return samples[0].time
+
+
 def read(log: Path, nodes: int) -> tuple[list[Sample], list[str]]:
     """Samples of a file of results, and what does not run.
 

@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .layer import LayerShape, build
 from .timing import summary
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Plan:
     timeout : float
         After which a collective that does not end is given up [s].
     kinds : tuple of str
+    layer : mapping, optional
+        Fields of a `LayerShape`: that layer is run in place of collectives, divided over the ranks.
     """
 
     backend: str
@@ -59,6 +62,7 @@ class Plan:
     budget: float
     timeout: float
     kinds: tuple[str, ...] = KINDS
+    layer: Mapping[str, int] | None = None
 
     def to_json(self) -> str:
         """As the environment holds it."""
@@ -117,7 +121,15 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
         return [float(value) for value in joined.tolist()]
 
     try:
-        run = make(kind, elements, rank, world, device, plan.backend)
+        if plan.layer is None:
+            run = make(kind, elements, rank, world, device, plan.backend)
+        else:
+            shape, once = LayerShape(**plan.layer), build(LayerShape(**plan.layer), world, dist.all_reduce)
+            elements = int(shape.message) // ELEMENT
+
+            def run() -> object:
+                return once(0)
+
         for _ in range(WARM):
             run()
         wait()

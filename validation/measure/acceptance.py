@@ -1,0 +1,196 @@
+"""Does a profile predict what it has not seen? ``python -m commlens.validation.measure.acceptance``.
+
+Calibrates this machine's processor, predicts, and only then runs: left-out products, a whole transformer layer,
+left-out collectives, and the layer divided over two and four processes. Every line is predicted over measured, beside
+the same by the datasheet alone. Processes that wait for each other are timed by the clock on the wall, so other programs
+have to rest; the speed of one product before and after, and the share of a core it got, say whether they did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...hardware import Device
+from ...hardware.errors import InputError
+from ...models.estimators import KernelProfile
+from . import collective_profile
+from .collectives import measure_collectives, measure_layer
+from .compute import Options, calibrate_compute
+from .environment import cores
+from .kernels import Maker
+from .layer import LayerShape, build, predict
+from .shapes import Case
+from .timing import HostTimer
+
+SIZES = tuple(float(2**power) for power in range(12, 27))  # 4 KiB to 64 MiB
+RANKS = (2, 4)
+ALL_REDUCES = 4  # of a divided layer: after each half, forward and backward
+SIDE = 512
+QUIET = 0.9  # share of a core below which other programs are at work
+BARS = {"products": 0.15, "layer": 0.20, "collectives": 0.25, "divided": 0.30}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing predicted and measured.
+
+    Parameters
+    ----------
+    name : str
+    predicted, measured, datasheet : float or None
+        Seconds; None where the line is of many, whose error is a median.
+    error : float
+        Relative; of many their median.
+    datasheet_error : float
+    bar : float
+        Largest error that passes.
+    """
+
+    name: str
+    predicted: float | None
+    measured: float | None
+    datasheet: float | None
+    error: float
+    datasheet_error: float
+    bar: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the bar."""
+        return self.error <= self.bar
+
+    def text(self) -> str:
+        """As printed."""
+        times = ""
+        if self.predicted is not None and self.measured is not None and self.datasheet is not None:
+            ratio, sheet = self.predicted / self.measured, self.datasheet / self.measured
+            times = (
+                f"predicted {self.predicted:.4g} s, measured {self.measured:.4g} s, ratio {ratio:.2f}"
+                f" (datasheet {sheet:.2f}); "
+            )
+        said = "passed" if self.passed else "missed"
+        return (
+            f"{self.name}: {times}error {self.error:.1%} (datasheet {self.datasheet_error:.1%}; at most {self.bar:.0%})"
+            f" {said}"
+        )
+
+
+def one(name: str, predicted: float, measured: float, datasheet: float, bar: float) -> Line:
+    """Line of a single time."""
+    errors = (abs(value / measured - 1) for value in (predicted, datasheet))
+    return Line(name, predicted, measured, datasheet, *errors, bar)
+
+
+def products(profile: KernelProfile) -> Line:
+    """Left-out products of 256^3 and more."""
+    score = profile.scores["gemm"]
+    if "large_median" not in score:
+        raise InputError("no product of 256^3 or more was left out (legal: a session of more kernels)")
+    name = f"products left out, {score['large']} of 256^3 and more"
+    return Line(name, None, None, None, score["large_median"], score["roofline_median"], BARS["products"])
+
+
+def layer(shape: LayerShape, device: Device, sheet: Device, seconds: float) -> Line:
+    """A whole layer on one thread, forward and backward."""
+    import torch
+
+    predicted, datasheet = (sum(predict(shape, one).values()) for one in (device, sheet))
+    torch.set_num_threads(1)
+    return one("layer", predicted, HostTimer(1, seconds)(build(shape)).seconds, datasheet, BARS["layer"])
+
+
+def collectives(folder: Path, kinds: Sequence[str], budget: float) -> tuple[KernelProfile, Line]:
+    """Left-out sizes of 1 MiB and more among two and four processes, and the profile fitted to all."""
+    samples = []
+    for ranks in RANKS:
+        found = measure_collectives(
+            "gloo", SIZES, folder / f"collectives-{ranks}.jsonl", ranks, kinds=kinds, budget=budget
+        )
+        assert found is not None
+        samples += found.samples
+        for note in found.notes:
+            print(f"note: {note}", file=sys.stderr)
+    profile = collective_profile.fit_samples(samples, collective_profile.device_of("gloo"))
+    score = profile.scores["collective"]
+    name = f"collectives left out, {score['large']} of 1 MiB and more"
+    return profile, Line(name, None, None, None, score["large_median"], score["roofline"], BARS["collectives"])
+
+
+def divided(
+    shape: LayerShape, ranks: int, device: Device, sheet: Device, wires: KernelProfile, folder: Path, seconds: float
+) -> Line:
+    """The layer over several processes, predicted before it is run."""
+    turns = max(1.0, ranks / cores())
+    computed, ideal = (sum(predict(shape, each, ranks, turns).values()) for each in (device, sheet))
+    kind = wires.estimators["collective"]
+    reduction = {"size": shape.message, "ranks": float(ranks), "operation": "all_reduce"}
+    predicted = computed + ALL_REDUCES * float(kind.predict(reduction)[0])
+    datasheet = ideal + ALL_REDUCES * float(kind.roofline(reduction)[0])
+    print(f"predicted, and not yet run: layer over {ranks} processes {predicted:.4g} s", flush=True)
+    measured = measure_layer(asdict(shape), ranks, folder / f"layer-{ranks}.jsonl", seconds)
+    return one(f"layer over {ranks} processes", predicted, measured, datasheet, BARS["divided"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Calibrate, predict, run; 0 where every line is within its bar, 1 where one is not, 2 on bad input."""
+    parser = argparse.ArgumentParser(prog="python -m commlens.validation.measure.acceptance", description=__doc__)
+    parser.add_argument("--level", default="quick", help="quick | default | full")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for the repetitions of a layer")
+    parser.add_argument("--profile", help="compute profile measured before on one thread; default a new one")
+    parser.add_argument("--no-collectives", action="store_true", help="compute alone")
+    options: Any = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            lines = _lines(options, Path(folder))
+    except InputError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    return 0 if all(line.passed for line in lines) else 1
+
+
+def _lines(options: Any, folder: Path) -> list[Line]:
+    """Every line, printed as it comes."""
+    before, share = _speed()
+    print(f"this machine: a product of 512^3 at {before / 1e9:.1f} GFLOP/s, on {share:.0%} of a core", flush=True)
+    path = Path(options.profile) if options.profile else folder / "compute.json"
+    if options.profile is None:
+        calibrate_compute(Options(level=options.level, threads=1, out=path))
+    profile = KernelProfile.load(path)
+    device, shape = replace(profile.device, profile=str(path)), LayerShape()
+    lines: list[Line] = []
+
+    def add(line: Line) -> None:
+        lines.append(line)
+        print(line.text(), flush=True)
+
+    add(products(profile))
+    add(layer(shape, device, profile.device, options.seconds))
+    if not options.no_collectives:
+        wires, line = collectives(folder, ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), 0.3)
+        add(line)
+        for ranks in RANKS:
+            add(divided(shape, ranks, device, profile.device, wires, folder, options.seconds))
+    after, left = _speed()
+    print(f"at the end: {after / 1e9:.1f} GFLOP/s, on {left:.0%} of a core")
+    if min(share, left) < QUIET:
+        print("note: other programs hold the cores: times by the wall say little", file=sys.stderr)
+    return lines
+
+
+def _speed() -> tuple[float, float]:
+    """Rate of a product [FLOP/s], and the share of the time in which this process had the core."""
+    import torch
+
+    torch.set_num_threads(1)
+    took = HostTimer(1, 1.0)(Maker("cpu", 0.0, 1e9)(Case("gemm", {"m": SIDE, "n": SIDE, "k": SIDE}, "fp32")))
+    return 2.0 * SIDE**3 / took.seconds, min(1.0, took.seconds / took.wall)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
