@@ -25,8 +25,6 @@ COLUMNS = (
     "reason",
 )
 
-KINDS = {"ranks": "Int64", "output_error": float, "gradient_error": float}
-
 
 def references(only: Sequence[str] | None = None, backend: str = "gloo", timeout: float = 300.0) -> pd.DataFrame:
     """Run every technique's mechanism on real processes and hold it against the undivided layer and its program.
@@ -66,7 +64,11 @@ def references(only: Sequence[str] | None = None, backend: str = "gloo", timeout
         for name in names
         if not any(reference.technique["name"] == name for reference in chosen)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(KINDS)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame["ranks"] = frame["ranks"].astype("Int64")
+    for name in ("output_error", "gradient_error"):
+        frame[name] = frame[name].astype(float)
+    return frame
 
 
 def held(chosen: Sequence[Reference], backend: str = "gloo", timeout: float = 300.0) -> list[dict[str, Any]]:
