@@ -176,7 +176,8 @@ def _few_ticks(axes: Any, line: Any) -> None:
 
     if line[1] / line[0] >= 30:
         return
-    marks = [mark * 10.0**power for power in range(-12, 16) for mark in (1, 1.2, 1.5, 2, 3, 4, 5, 7)]
+    digits = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9) if line[1] / line[0] < 4 else (1, 2, 3, 5, 7)
+    marks = [mark * 10.0**power for power in range(-12, 16) for mark in digits]
     inside = [mark for mark in marks if line[0] <= mark <= line[1]]
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator(inside))
