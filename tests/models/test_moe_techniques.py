@@ -168,14 +168,39 @@ def test_chunks_hide_exchanges_where_these_are_long():
     assert bound < chunked < whole
 
 
-def test_a_chunk_waits_for_its_tokens_with_tensor_parallel_experts():
-    """Compute that is nearly nothing: chunks follow the exchanges, none of which a product may begin before."""
-    plan = {"tp": 2, "etp": 2, "dp": 8, "ep": 8}
-    work = {"global_batch": 16, "sequence_length": 2048}
-    for degree in (2, 4):
-        found = cl.estimate(case({"name": "tutel", "degree": degree, "exchange": "flat"}, plan=plan, **work))
-        flat = cl.estimate(case(plan=plan, **work))
-        assert found.exposed_communication_s >= flat.communication_s - found.compute_s
+@pytest.mark.parametrize("etp", [1, 2])
+@pytest.mark.parametrize("degree", [1, 2, 4])
+def test_a_chunk_is_there_before_it_is_computed(degree, etp):
+    """On a network so slow that everything waits for it; tensor-parallel experts gather their chunks besides."""
+    plan, slow = {"tp": 2, "etp": etp, "dp": 8, "ep": 8}, {"nic": {"preset": "ndr400", "bandwidth": "1 Gbit/s"}}
+    scenario = case({"name": "tutel", "degree": degree, "exchange": "flat"}, plan=plan, cluster=slow, global_batch=16)
+    trace = cl.simulate(scenario).traces["prefill"]
+    ends = {name: [trace.end[i] for i in which] for name, which in _by_name(trace.program).items()}
+    starts = {name: [trace.start[i] for i in which] for name, which in _by_name(trace.program).items()}
+    each = 2 * degree  # exchanges of a layer: the way of the first two chunks, then one there for each one home
+    for layer in range(LAYERS):
+        some = slice(layer * each, (layer + 1) * each)
+        there, home = _ways(ends["all_to_all"][some], degree), _ways(starts["all_to_all"][some], degree)
+        for chunk in range(degree):
+            number = layer * degree + chunk
+            assert starts["expert up"][number] >= there[0][chunk]
+            assert home[1][chunk] >= ends["expert down"][number]
+
+
+def _by_name(program):
+    found = {}
+    for index, task in enumerate(program.tasks):
+        found.setdefault(task.name, []).append(index)
+    return found
+
+
+def _ways(exchanges, degree):
+    """Exchanges of a layer in the order they are launched, as (those there, those home)."""
+    order = ["there"]
+    for chunk in range(degree):
+        order += ["there"] * (chunk + 1 < degree) + ["home"] * (chunk > 0)
+    order.append("home")
+    return [[one for one, way in zip(exchanges, order, strict=True) if way == which] for which in ("there", "home")]
 
 
 # ExFlow
@@ -338,6 +363,16 @@ def test_an_imbalance_costs_time_and_no_bytes(way, phase):
 
 
 @pytest.mark.parametrize("way", ["baseline", HIERARCHICAL, EVERY_COPY, "deepep", "tutel"], ids=str)
+def test_an_imbalance_sends_no_more_through_the_adapters(way):
+    found = []
+    for imbalance in (1.0, 3.0):
+        tasks = cl.simulate(case(way, routing={"imbalance": imbalance})).traces["prefill"].program.tasks
+        found.append([sum(task.demand.get(port, 0.0) for task in tasks) for port in ("nic[0]", "link[0]")])
+    assert found[0] == pytest.approx(found[1])
+    assert min(found[0]) > 0
+
+
+@pytest.mark.parametrize("way", ["baseline", HIERARCHICAL, EVERY_COPY, "deepep", "tutel"], ids=str)
 @pytest.mark.parametrize("capacity", [0.5, 1.0, 2.5])
 def test_capacity_pads_and_evens_out(way, capacity):
     base, padded = (
@@ -492,7 +527,7 @@ def test_warnings_say_what_is_lost():
     assert any("find no room at capacity 0.5" in text for text in lost)
 
 
-@pytest.mark.parametrize("way", ["tutel", "deepep", "two_batch_overlap"])
+@pytest.mark.parametrize("way", [{"name": "tutel", "degree": 8}, "two_batch_overlap"], ids=str)
 def test_arrays_of_plans_keep_their_places(way):
     """A plan costs the same whatever plans are beside it."""
     scenario = case(way, "training", global_batch=64)
