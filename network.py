@@ -11,8 +11,10 @@ import typer
 
 from .catalog import show
 from .hardware.errors import InputError
+from .measuring import compute, measured_collectives
 
 calibrate = typer.Typer(help="Fit models to your own measurements.", no_args_is_help=True, rich_markup_mode=None)
+calibrate.command()(compute)
 
 OPERATIONS = "all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, reduce, send_recv"
 
@@ -135,11 +137,17 @@ def topology(
 @calibrate.command()
 def collectives(
     logs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="LOG...", help="Output of nccl-tests or rccl-tests (text or JSON), PyTorch profiler traces."
         ),
-    ],
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Measure here instead: gloo | nccl, among local processes or under torchrun.")
+    ] = None,
+    nproc: Annotated[int | None, typer.Option(help="Local processes to measure among.")] = None,
+    sizes: Annotated[str, typer.Option(help="Sizes to measure: START:END (times 4 each) or a list.")] = "1KiB:64MiB",
+    timeout: Annotated[float, typer.Option(help="Seconds without a result after which ranks hang.")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="Write the profile here (.yaml), for a link to name.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Cluster they were measured on; default a switch.")] = None,
     name: Annotated[str, typer.Option(help="Name of the profile.")] = "profile",
@@ -160,15 +168,24 @@ def collectives(
 
     if out is not None and out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out: {out} (legal: a name that ends in .yaml)")
+    if (backend is None) == (not logs):
+        raise InputError("calibrate collectives: LOG and --backend (legal: logs of runs, or a backend to measure with)")
     said: list[str] = []
-    samples = read_log(logs, ranks=ranks, nodes=nodes, kind=kind, notes=said)
+    if backend is not None:
+        measured = measured_collectives(backend, nproc, _sizes(sizes), out, timeout, said)
+        if measured is None:  # a rank of torchrun that has nothing to say
+            return
+        samples = measured
+    else:
+        samples = read_log(logs or [], ranks=ranks, nodes=nodes, kind=kind, notes=said)
     place = None if cluster is None else load_cluster(_cluster(cluster), "--cluster")
     found = fit(samples, place, name)
     if out is not None:
         wire = (
             f"{place.name}, {place.link.name}" if place else "a quarter above the best sample; only ratios to it count"
         )
-        text = profile_text(found.profile, f"{name}: collectives as measured.", source_of(logs, samples), wire)
+        origin = source_of(logs or [], samples)
+        text = profile_text(found.profile, f"{name}: collectives as measured.", origin, wire)
         try:
             out.write_text(text, encoding="utf-8")
         except OSError as problem:
