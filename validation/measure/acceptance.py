@@ -2,8 +2,8 @@
 
 Calibrates this machine's processor, predicts, and only then runs: left-out products, a whole transformer layer,
 left-out collectives, and the layer divided over two and four processes. Every line is predicted over measured, beside
-the same by the datasheet alone. Processes that wait for each other are timed by the clock on the wall, so other programs
-have to rest; the speed of one product before and after, and the share of a core it got, say whether they did.
+the same by the datasheet alone. Processes that wait for each other are timed by the clock on the wall, so others have
+to rest; the speed of one product before and after, and the share of a core it got, say whether they did.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ BACKENDS = ("gloo", "nccl")
 MOST_RANKS = 64
 BUDGET = 0.4  # for the repetitions of one kind and size [s]
 TIMEOUT = 120.0  # without any result, after which ranks are taken to hang [s]
+START = 60.0  # until the first one at least: loading torch takes long on a busy machine [s]
 Report = Callable[[int, int, str], None]
 
 
@@ -238,7 +239,7 @@ def _supervise(plan: Plan, ranks: int, folder: Path, report: Report | None) -> s
             with (folder / f"stderr-{rank}").open("wb") as errors:
                 command = [sys.executable, "-m", "commlens.validation.measure.worker"]
                 started.append(subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=errors))
-        size, last = -1, time.monotonic()
+        first, size, last = out.stat().st_size, -1, time.monotonic()
         while True:
             codes = [process.poll() for process in started]
             bad = next((rank for rank, code in enumerate(codes) if code), None)
@@ -252,8 +253,8 @@ def _supervise(plan: Plan, ranks: int, folder: Path, report: Report | None) -> s
                 if report is not None:
                     done = out.read_bytes().count(b"\n") - 1
                     report(done, total, plan.kinds[min(done // len(plan.sizes), len(plan.kinds) - 1)])
-            elif time.monotonic() - last > plan.timeout:
-                return f"no result for {plan.timeout:g} s: ranks hang"
+            elif time.monotonic() - last > (limit := max(plan.timeout, START) if size == first else plan.timeout):
+                return f"no result for {limit:g} s: ranks hang"
             time.sleep(0.05)
     except KeyboardInterrupt:
         return "stopped"
