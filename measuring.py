@@ -32,6 +32,7 @@ def compute(
     threads: Annotated[int | None, typer.Option(help="Threads on a processor; default its cores.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the shapes and the operands.")] = 0,
     preset: Annotated[str | None, typer.Option(help="Datasheet of a GPU whose name is not known.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Longest session [s]; the rest waits for --resume.")] = None,
 ) -> None:
     """Time kernels on this machine and fit a profile to them."""
     from .validation.measure.compute import MODELS, Options, calibrate_compute
@@ -40,7 +41,7 @@ def compute(
         raise InputError("--quick, --full: both given (legal: one of them)")
     level = "quick" if quick else "full" if full else "default"
     formats = tuple(part.strip() for part in dtypes.split(",") if part.strip())
-    options = Options(device, level, tuple(model or MODELS), formats, out, resume, threads, seed, preset)
+    options = Options(device, level, tuple(model or MODELS), formats, out, resume, threads, seed, preset, seconds)
     with Shown() as shown:
         found, session = calibrate_compute(options, shown)
     for note in found.notes:
@@ -51,6 +52,8 @@ def compute(
         print(f"note: time was up; {session.late} kernels were left out: --resume measures them", file=sys.stderr)
     _print(found)
     print(f"\nwritten to {out}, raw results to {options.log}")
+    if session.interrupted:
+        raise typer.Exit(130)
 
 
 def measured_collectives(

@@ -416,6 +416,7 @@ def test_the_command_measures_fits_and_goes_on(small, tmp_path):
         (["--device", "tpu"], "--device: 'tpu' .legal: cuda, cpu"),
         (["--dtypes", "fp64"], "--dtypes: 'fp64' .legal"),
         (["--threads", "0"], "--threads: 0 .legal: 1 to 1024"),
+        (["--seconds", "-1"], "--seconds: -1 .legal: a number above 0"),
         (["--out", "my.yaml"], "ends in .json"),
         (["--out", "nowhere/my.json"], "no folder nowhere"),
         (["--model", "llama-9"], "unknown model 'llama-9'"),

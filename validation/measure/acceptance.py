@@ -83,8 +83,8 @@ class Line:
 
 def one(name: str, predicted: float, measured: float, datasheet: float, bar: float) -> Line:
     """Line of a single time."""
-    errors = (abs(value / measured - 1) for value in (predicted, datasheet))
-    return Line(name, predicted, measured, datasheet, *errors, bar)
+    error, without = (abs(value / measured - 1) for value in (predicted, datasheet))
+    return Line(name, predicted, measured, datasheet, error, without, bar)
 
 
 def products(profile: KernelProfile) -> Line:

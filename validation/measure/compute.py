@@ -50,6 +50,8 @@ class Options:
     seed : int
     preset : str, optional
         Datasheet of a GPU whose name no preset fits.
+    seconds : float, optional
+        Longest session; default by level [s].
     """
 
     device: str = "cpu"
@@ -61,6 +63,7 @@ class Options:
     threads: int | None = None
     seed: int = 0
     preset: str | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -74,6 +77,8 @@ class Options:
                 raise InputError(f"--dtypes: {dtype!r} (legal: {', '.join(legal)})")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise InputError(f"--threads: {self.threads} (legal: 1 to 1024)")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise InputError(f"--seconds: {self.seconds:g} (legal: a number above 0)")
         if self.out.suffix != ".json":
             raise InputError(f"--out: {self.out} (legal: a name that ends in .json)")
         if not self.out.parent.is_dir():
@@ -126,7 +131,7 @@ def calibrate_compute(options: Options, report: Report | None = None) -> tuple[F
         cases = design(models, dtypes, limits, options.device == "cpu", options.level, options.seed)
         most = limits.bytes if options.device == "cuda" else 4 * limits.bytes
         make = Maker(options.device, device.cache_capacity, most, options.seed)
-        session.measure(cases, make, timer, report, begin + SESSION_SECONDS[options.level])
+        session.measure(cases, make, timer, report, begin + (options.seconds or SESSION_SECONDS[options.level]))
     except KeyboardInterrupt:
         raise InputError("stopped before anything was measured") from None
     finally:

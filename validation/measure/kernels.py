@@ -172,7 +172,7 @@ class Maker:
         else:
 
             def products(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-                parts = zip(x.split(counts), weights.unbind(), strict=True)
+                parts = zip(torch.split(x, counts), weights.unbind(), strict=True)
                 return torch.cat([part @ weight for part, weight in parts if len(part)])
 
         def run(_: int) -> object:

@@ -114,7 +114,8 @@ def build(
                 x = x.contiguous()
                 reduce(x)
                 return x
-            return x.view_as(x)
+            same: torch.Tensor = x.view_as(x)
+            return same
 
         @staticmethod
         def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -133,7 +134,8 @@ def build(
     torch.manual_seed(0)
 
     def weight(rows: int, inner: int) -> torch.Tensor:
-        return (torch.randn(rows, inner) * inner**-0.5).requires_grad_()
+        made: torch.Tensor = inner**-0.5 * torch.randn(rows, inner)
+        return made.requires_grad_()
 
     qkv, out = weight(3 * heads * width, hidden), weight(hidden, heads * width)
     up, down = weight(2 * ffn, hidden), weight(hidden, ffn)

@@ -130,7 +130,7 @@ class CudaTimer:
         """Time between two events around launches [s]."""
         import torch
 
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         batch()
         end.record()

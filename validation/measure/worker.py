@@ -87,7 +87,7 @@ def work(plan: Plan, rank: int, world: int) -> None:
         torch.cuda.set_device(device)
     limit = timedelta(seconds=plan.timeout)
     if plan.store:
-        store = dist.FileStore(plan.store, world)
+        store = torch._C._distributed_c10d.FileStore(plan.store, world)
         dist.init_process_group(plan.backend, store=store, rank=rank, world_size=world, timeout=limit)
     else:
         dist.init_process_group(plan.backend, timeout=limit)
