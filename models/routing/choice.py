@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...hardware.errors import InputError, nearest
+from ..groups import process_groups
 from .known import AFFINITY, ROUND_ROBIN, UNIFORM, Routing
 from .placement_file import load_placement
 from .trace import RoutingTrace
@@ -55,6 +56,7 @@ def routing_of(file: Any, model: Transformer, plan: Plan, cluster: Cluster, wher
         placement=placement,
         groups=groups,
         per_token=per_token,
+        local=-(-cluster.devices_per_node // int(process_groups(cluster, plan).ep.stride)),
     )
     if file.placement not in (None, ROUND_ROBIN) and trace is None:
         raise InputError(f"{where}.placement: {file.placement!r} without routing (legal: give trace, or affinity)")
@@ -65,7 +67,7 @@ def routing_of(file: Any, model: Transformer, plan: Plan, cluster: Cluster, wher
         )
     if not isinstance(placement, str) and plan.ep > 1:
         try:
-            routing.device(plan.ep, max(1, plan.ep // cluster.devices_per_node))
+            routing.device(plan.ep, 1)
         except InputError as problem:
             raise InputError(f"{where}: {problem}") from None
     return routing

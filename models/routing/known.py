@@ -56,6 +56,8 @@ class Routing:
     placement : str or ndarray
         "round_robin" (experts in the order of ranks), "affinity" (placed by the trace), or the device of every
         expert, shape (layers, experts).
+    local : int, optional
+        Of the ranks that divide the experts, those that share a node; None for all.
     """
 
     imbalance: float | None = None
@@ -67,6 +69,7 @@ class Routing:
     same_node: float | None = None
     trace: RoutingTrace | None = None
     placement: str | NDArray[np.int64] = ROUND_ROBIN
+    local: int | None = None
     _placed: dict[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     @property
@@ -141,14 +144,17 @@ class Routing:
         if ranks == 1:
             return 1.0
         # Layers follow each other, each waiting for its own busiest rank.
-        return float(imbalance(self.trace, self.device(ranks, 1), ranks).mean())
+        return float(imbalance(self.trace, self.device(ranks, self._nodes(ranks)), ranks).mean())
+
+    def _nodes(self, ranks: int) -> int:
+        return 1 if self.local is None else -(-ranks // self.local)
 
     def _fullest(self, ranks: int) -> float:
         """Experts of a layer on the rank that has most, over the mean; a placement may be even in all layers alone."""
         if ranks == 1:
             return 1.0
-        counts = [int(np.bincount(row).max()) for row in self.device(ranks, 1)]
-        return float(np.mean(counts) * ranks / self.device(ranks, 1).shape[1])
+        where = self.device(ranks, self._nodes(ranks))
+        return float(np.mean([int(np.bincount(row).max()) for row in where]) * ranks / where.shape[1])
 
     def _spread(self, count: int, top_k: int, ranks: int, nodes: int) -> Spread:
         found = self._uniform(count, top_k, ranks, nodes)
