@@ -118,6 +118,7 @@ def load_profile(what: What | Profile, where: str = "profile") -> Profile:
         file.link_bandwidth,
         file.absolute,
         file.error,
+        file.spread,
         sources,
     )
 

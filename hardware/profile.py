@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 
 PROTOCOLS = ("low", "bulk", "exchange_low", "exchange_bulk")
 """Fields of a `Profile` that are protocols."""
+MIB = 2**20
+LARGE, SMALL = "1 MiB and more", "below 1 MiB"
+"""Sizes of messages that errors are told apart by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Profile:
         knowing the link's; else they go with the link's bandwidth.
     error : Mapping
         Mean relative errors when it was fitted, by kind of row.
+    spread : Mapping
+        Standard deviation of the logarithm of measured over predicted time, by size of message (`LARGE`, `SMALL`).
     sources : Mapping
         Where each number comes from.
     """
@@ -95,7 +100,12 @@ class Profile:
     link_bandwidth: float | None = None
     absolute: bool = False
     error: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    spread: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def spread_at(self, size: float, default: float) -> float:
+        """Spread of a message of some bytes; the default where none was measured."""
+        return self.spread.get(LARGE if size >= MIB else SMALL, default)
 
     def over(self, bandwidth: float) -> Profile:
         """The profile of a link of some bandwidth [B/s]; efficiencies that are absolute are taken over it."""

@@ -102,6 +102,9 @@ class InSwitchFile(Strict):
     efficiency: Share
 
 
+SizeClass = Annotated[str, Field(pattern="^(1 MiB and more|below 1 MiB)$")]
+
+
 class ProfileFile(Strict):
     """A profile file."""
 
@@ -115,6 +118,7 @@ class ProfileFile(Strict):
     bulk_bias: Cost = 1.0
     in_switch: InSwitchFile | None = None
     error: dict[str, float] = Field(default_factory=dict)
+    spread: dict[SizeClass, Annotated[float, Field(gt=0, le=2)]] = Field(default_factory=dict)
 
 
 class LinkFile(Strict):

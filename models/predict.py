@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from ..hardware.units import format_size
 from ..simulator import Program, Trace, finish_times, run
 from ..simulator.result import Result
 from .build import Builder
+from .drawn import baseline, by_shares, drawn_phases, drawn_step, relative
 from .fitted import fitted
 from .flops import model_flops
 from .groups import process_groups
@@ -19,10 +21,11 @@ from .memory import footprint
 from .plan import Plan, Workload
 from .routed import Routed
 from .scenario import Scenario
-from .step import phases
+from .step import Phase, phases
 from .techniques import TechniqueCall, combined
 from .training.memory import fits
 from .training.predict import Totals, estimated, simulated, step_program, training_parts
+from .uncertainty import Draws, bounds, normal_bounds, spreads_of
 
 
 def simulate(scenario: Scenario) -> Result:
@@ -70,17 +73,10 @@ def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
     if scenario.workload.phase == "training":
         yield "training", step_program(scenario, training_parts(scenario, call, run)), 1
         return
-    kernels = Kernels(scenario.cluster.device, scenario.software, scenario.workload.dtype)
     plan, cluster = scenario.plan, scenario.cluster
-    routing, crowd = scenario.workload.routing, 1.0
-    whole = plan.cp == 1 and plan.ep == 1 and not plan.sequence_parallel
-    division = plan.tp if whole else plan.division
-    layers = decoding = Layers(scenario.model, kernels, division, routing=routing)
-    if any(one.technique.gathers_tokens for one in call.every):  # what the busiest rank has is in all of its work
-        crowd = float(routing.load(plan.ep))
-        decoding = Layers(scenario.model, kernels, division, routing=replace(routing, imbalance=1.0))
+    kernels, passes = _phases(scenario, call)
     groups = None if plan.cp == 1 and plan.ep == 1 else process_groups(cluster, plan)
-    for phase in phases(scenario, layers, decoding, crowd):
+    for phase in passes:
         name = f"{scenario.model.name} {phase.name}, {call.label}"
         if groups is not None and not scenario.fold and plan.tp == 1 and plan.ep == 1:
             build: Builder = Routed(name, cluster, kernels, groups)
@@ -91,6 +87,61 @@ def programs(scenario: Scenario) -> Iterator[tuple[str, Program, int]]:
             done = call.emit(step, build)
             build.start = build.compute(step.exit, after=done)
         yield phase.name, build.program, phase.repeat
+
+
+def _phases(scenario: Scenario, call: TechniqueCall) -> tuple[Kernels, tuple[Phase, ...]]:
+    """Phases of inference, and the kernels they are made of."""
+    plan = scenario.plan
+    kernels = Kernels(scenario.cluster.device, scenario.software, scenario.workload.dtype)
+    routing, crowd = scenario.workload.routing, 1.0
+    whole = plan.cp == 1 and plan.ep == 1 and not plan.sequence_parallel
+    division = plan.tp if whole else plan.division
+    layers = decoding = Layers(scenario.model, kernels, division, routing=routing)
+    if any(one.technique.gathers_tokens for one in call.every):  # what the busiest rank has is in all of its work
+        crowd = float(routing.load(plan.ep))
+        decoding = Layers(scenario.model, kernels, division, routing=replace(routing, imbalance=1.0))
+    return kernels, phases(scenario, layers, decoding, crowd)
+
+
+def drawn(scenario: Scenario, result: Result) -> Any:
+    """What the result's time may be instead, as factors of it in many draws; None where nothing was calibrated.
+
+    Draws of two scenarios are paired: what both have in common is off by the same factor in both.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    result : Result
+        Of the scenario.
+
+    Returns
+    -------
+    array of shape (samples,), or None
+    """
+    spreads = spreads_of(scenario)
+    if spreads is None:
+        return None
+    draws, call = Draws(spreads, scenario.seed), technique_of(scenario)
+    timed = call if call.closed_form else baseline()
+    with _collected():
+        if scenario.workload.phase == "training":
+            found = drawn_step(scenario, timed, draws)
+        else:
+            found = drawn_phases(scenario, timed, *_phases(scenario, timed), draws)
+    if call.closed_form:
+        factors = relative(found)
+    else:
+        factors = by_shares(found, result.compute_s, result.exposed_communication_s)
+    return factors * draws.stack() * draws.technique(call)
+
+
+def _interval(scenario: Scenario, result: Result) -> tuple[float, float] | None:
+    """The 90 % interval of a result's time [s]."""
+    spreads = spreads_of(scenario)
+    if spreads is None:
+        return None
+    low, high = bounds(drawn(scenario, result)) if spreads.whole is None else normal_bounds(spreads.whole)
+    return result.time_s * low, result.time_s * high
 
 
 def technique_of(scenario: Scenario) -> TechniqueCall:
@@ -140,8 +191,7 @@ def _result(scenario: Scenario, totals: Totals, traces: dict[str, Trace], repeat
     room = bool(memory["total"] <= device.memory_capacity)
     if work.phase == "training":
         room = bool(fits(memory, scenario.software, device.memory_capacity))
-    error = scenario.software.error if device.name in scenario.software.calibrated_on else None
-    return Result(
+    result = Result(
         technique=call.label,
         time_s=time,
         tokens_per_second=tokens / time,
@@ -156,11 +206,12 @@ def _result(scenario: Scenario, totals: Totals, traces: dict[str, Trace], repeat
         memory_bytes=memory,
         fits=room,
         bound={k: v / time for k, v in sorted(totals.bound.items()) if v},
-        interval_s=None if error is None else (time * (1 - error), time * (1 + error)),
+        interval_s=None,
         warnings=tuple(_warnings(scenario, call, totals.sent, memory, room)),
         traces=traces,
         repeats=repeats,
     )
+    return replace(result, interval_s=_interval(scenario, result))
 
 
 def _tokens(work: Workload) -> float:
@@ -193,7 +244,7 @@ def _warnings(
         yield f"{lost:.1%} of the copies of tokens find no room at capacity {scenario.workload.routing.capacity:g}"
     if call.technique.name == "t3" and device.near_memory is None:
         yield f"{device.name} has no near-memory compute: T3's hardware is assumed"
-    if scenario.software.error is not None and device.name not in scenario.software.calibrated_on:
+    if scenario.software.error is not None and spreads_of(scenario) is None:
         yield f"software profile {scenario.software.name} was not calibrated on {device.name}: no interval"
 
 

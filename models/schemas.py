@@ -57,6 +57,7 @@ class SoftwareFile(Strict):
     reserve: Annotated[float, Field(ge=0, le=1e12)] = 2e9
     fragmentation: Annotated[float, Field(ge=1, le=3)] = 1.0
     error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    spread: dict[Literal["dense", "mixture"], Annotated[float, Field(gt=0, le=2)]] = {}
     calibrated_on: list[str] = []
     source: dict[str, str] = {}
 

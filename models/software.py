@@ -1,8 +1,8 @@
 """The software stack a model runs on: launch gaps, attention kernels, what is sharded.
 
 Hardware presets say what the machine can do; a software profile says what a stack makes of it.
-Numbers that were fitted carry the rows they were fitted to in `source`, and `error` is what the
-fit left on rows it did not see.
+Numbers that were fitted carry the rows they were fitted to in `source`; `error` is what the fit left
+on rows it did not see, and `spread` how far a prediction may be off.
 """
 
 from __future__ import annotations
@@ -91,9 +91,12 @@ class Software:
     fragmentation : float
         Memory the allocator holds over what is live.
     error : float or None
-        Half-width of the 90 % interval as a share of the prediction, from held-out rows.
+        Nine in ten rows that were held out are off by no more than this share of the prediction.
+    spread : Mapping
+        Standard deviation of the logarithm of measured over predicted time of whole steps, by sort of model ("dense",
+        "mixture"), from rows the stack was fitted to (`models.spread`); where it is missing, what `error` makes of it.
     calibrated_on : tuple of str
-        Devices `error` speaks of.
+        Devices `error` and `spread` speak of.
     source : Mapping
         Where each number comes from.
     """
@@ -131,6 +134,7 @@ class Software:
     reserve: float = 2e9
     fragmentation: float = 1.0
     error: float | None = None
+    spread: Mapping[str, float] = field(default_factory=dict)
     calibrated_on: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
 

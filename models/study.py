@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..hardware.errors import InputError
 from ..simulator.result import Result
-from .predict import estimate, simulate
+from .predict import drawn, estimate, simulate
 from .scenario import Scenario, changed
 from .search.run import search as search
 from .techniques import registry
+from .uncertainty import bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +46,11 @@ def compare(
     -------
     pandas.DataFrame
         Indexed by technique (with its options); the fields of `Result`, and `speedup` over the
-        first row named baseline, or over the first row where none is.
+        first row named baseline, or over the first row where none is, with the ends of its 90 % interval
+        `speedup_low` and `speedup_high` (nan where nothing was calibrated). What two rows have in common is off
+        by the same factor in both, so that an interval is as wide as their difference is uncertain.
     """
+    import numpy as np
     import pandas as pd
 
     if isinstance(techniques, str) or not techniques:
@@ -58,10 +62,12 @@ def compare(
         if progress:
             progress(done + 1, len(cases))
     frame = pd.DataFrame([result.to_dict() for result in results]).set_index("technique")
-    reference = frame["time_s"].iloc[0]
-    if "baseline" in frame.index:
-        reference = frame["time_s"][frame.index == "baseline"].iloc[0]
-    frame["speedup"] = reference / frame["time_s"]
+    base = int(np.argmax(frame.index == "baseline"))  # the first row where none is
+    frame["speedup"] = frame["time_s"].iloc[base] / frame["time_s"]
+    draws = [drawn(case, result) for case, result in zip(cases, results, strict=True)]
+    nothing = (np.nan, np.nan)
+    ends = np.array([nothing if own is None else bounds(draws[base] / own) for own in draws])
+    frame["speedup_low"], frame["speedup_high"] = (frame["speedup"].to_numpy()[:, None] * ends).T
     return frame
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from ..hardware import Profile, Protocol
 from ..hardware.profile import PROTOCOLS
 
+SPREAD = "spread of errors on the rows it was fitted to (models.spread), by commlens.validation.fit_errors"
+
 
 def profile_text(profile: Profile, title: str, source: str, wire: str, notes: Mapping[str, str] | None = None) -> str:
     """YAML of a profile, every number with its source.
@@ -36,6 +38,9 @@ def profile_text(profile: Profile, title: str, source: str, wire: str, notes: Ma
     if profile.in_switch is not None:
         switch = f"{{base: {_time(profile.in_switch.base)}, efficiency: {profile.in_switch.efficiency:.3f}}}"
         lines.append(f'in_switch: {{value: {switch}, source: "{source}"}}')
+    if profile.spread:
+        shown = ", ".join(f"{key}: {value:.4f}" for key, value in profile.spread.items())
+        lines.append(f'spread: {{value: {{{shown}}}, source: "{SPREAD}"}}')
     if profile.error:
         shown = ", ".join(f"{key}: {value:.4f}" for key, value in profile.error.items())
         lines.append(f'error: {{value: {{{shown}}}, source: "mean relative error on rows left out of the fit"}}')

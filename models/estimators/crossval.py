@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from ..spread import spread
 from .base import KernelEstimator, Shapes
 
 FOLDS = 5
@@ -32,6 +33,8 @@ class Score:
         Mean error of the datasheet alone.
     nearest : float
         Mean error of the datasheet times what the nearest known shape loses to it.
+    spread : float
+        Of the logarithm of measured over predicted time (`models.spread`).
     by : mapping of str to float
         Mean error by dtype, operation and tool where there are several.
     """
@@ -44,6 +47,7 @@ class Score:
     fitted: float
     roofline: float
     nearest: float
+    spread: float
     by: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +116,7 @@ def cross_validate(
         fitted=float(np.abs(whole.predict(X) / y - 1).mean()),
         roofline=float(np.abs(roofline / y - 1).mean()),
         nearest=float(np.abs(nearest / y - 1).mean()),
+        spread=spread(np.log(y / predicted)),
         by=_by(X, error),
     )
     return score, predicted

@@ -28,6 +28,7 @@ from ..techniques import TechniqueCall
 from .cost import Cost
 
 Play = Callable[[Program], Trace]
+MakeClock = Callable[[Cluster, Kernels, Groups], Clock]
 
 ALIKE = 3  # layers arranged together
 
@@ -68,6 +69,8 @@ class Composer:
         Plays a program of tasks; None takes the closed form.
     known : dict
         What was composed before; may be shared by composers that differ in recomputation and schedule alone.
+    clock : callable
+        Makes the closed form's `Clock`, of cluster, kernels and groups.
     """
 
     model: Transformer
@@ -80,6 +83,7 @@ class Composer:
     routing: Routing
     play: Play | None = None
     known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    clock: MakeClock = Clock
 
     @property
     def layers(self) -> Layers:
@@ -163,7 +167,7 @@ class Composer:
 
     def _cost(self, emit: Callable[[Builder], Any]) -> Cost:
         if self.play is None:
-            clock = Clock(self.cluster, self.kernels, self.groups)
+            clock = self.clock(self.cluster, self.kernels, self.groups)
             emit(clock)
             return clock.cost()
         build = Builder("part", self.cluster, self.kernels, self.plan.tp, groups=self.groups)

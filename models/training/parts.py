@@ -14,11 +14,12 @@ import numpy as np
 from ...hardware import Cluster
 from ..architecture import Transformer
 from ..blocks import Tokens
+from ..clock import Clock
 from ..groups import Group, process_groups
 from ..kernels import Kernels
 from ..plan import Plan, Workload
 from ..techniques import TechniqueCall
-from .compose import Composer, Passes, Play
+from .compose import Composer, MakeClock, Passes, Play
 from .cost import Cost, Ports
 from .stages import Kind, kinds, layer_parameters, vocabulary_parameters
 
@@ -242,6 +243,7 @@ def passes_of(
     technique: TechniqueCall,
     play: Play | None = None,
     known: dict[tuple[Any, ...], Any] | None = None,
+    clock: MakeClock = Clock,
 ) -> dict[str, Any]:
     """Layers, recomputed layers, embedding and head, by field of `Parts`.
 
@@ -253,12 +255,14 @@ def passes_of(
         As of `parts_of`.
     known : dict, optional
         Of `Composer`: filled with what is composed, and asked before.
+    clock : callable
+        Of `Composer`.
     """
     groups = process_groups(cluster, plan)
     strides = (groups.tp.stride, groups.cp.stride, np.where(np.greater(plan.ep, 1), groups.ep.stride, 0))
     columns = (plan.tp, plan.cp, plan.ep, plan.etp, *strides, work.micro_batch)
     if all(np.ndim(column) == 0 for column in columns):
-        return _composed(model, cluster, kernels, work, plan, technique, play, known)
+        return _composed(model, cluster, kernels, work, plan, technique, play, known, clock)
     rows = np.stack([np.asarray(column) for column in np.broadcast_arrays(*columns)], axis=-1)
     _, first, place = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     place = place.ravel()
@@ -268,7 +272,8 @@ def passes_of(
 
     unlike = replace(plan, **{item.name: some(getattr(plan, item.name)) for item in fields(plan)})
     micro = np.broadcast_to(work.micro_batch, rows.shape[:1])[first]
-    found = _composed(model, cluster, kernels, replace(work, micro_batch=micro), unlike, technique, play, known)
+    work = replace(work, micro_batch=micro)
+    found = _composed(model, cluster, kernels, work, unlike, technique, play, known, clock)
 
     def spread(number: Any) -> Any:
         return np.broadcast_to(number, first.shape)[place] if np.ndim(number) else number
@@ -295,11 +300,12 @@ def _composed(
     technique: TechniqueCall,
     play: Play | None,
     known: dict[tuple[Any, ...], Any] | None,
+    clock: MakeClock,
 ) -> dict[str, Any]:
     tokens = Tokens(work.micro_batch, work.sequence_length / plan.cp, work.sequence_length)
     shared: dict[tuple[Any, ...], Any] = {} if known is None else known
     groups = shared.setdefault(("groups",), process_groups(cluster, plan))
-    composer = Composer(model, cluster, kernels, groups, plan, tokens, technique, work.routing, play, shared)
+    composer = Composer(model, cluster, kernels, groups, plan, tokens, technique, work.routing, play, shared, clock)
     split = plan.schedule in SPLIT
     host = kernels.software.host_per_kernel
     partly = plan.recompute == "full" and plan.recompute_layers is not None
