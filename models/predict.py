@@ -25,7 +25,7 @@ from .step import Phase, phases
 from .techniques import TechniqueCall, combined
 from .training.memory import fits
 from .training.predict import Totals, estimated, simulated, step_program, training_parts
-from .uncertainty import Draws, bounds, normal_bounds, spreads_of
+from .uncertainty import Draws, bounds, normal_bounds, spreads_of, step_spread
 
 
 def simulate(scenario: Scenario) -> Result:
@@ -244,8 +244,10 @@ def _warnings(
         yield f"{lost:.1%} of the copies of tokens find no room at capacity {scenario.workload.routing.capacity:g}"
     if call.technique.name == "t3" and device.near_memory is None:
         yield f"{device.name} has no near-memory compute: T3's hardware is assumed"
-    if scenario.software.error is not None and spreads_of(scenario) is None:
-        yield f"software profile {scenario.software.name} was not calibrated on {device.name}: no interval"
+    stack = scenario.software
+    if step_spread(scenario) is None and (stack.error is not None or measured is not None):
+        what = "no interval" if measured is None else "the interval is that of kernels and collectives alone"
+        yield f"software profile {stack.name} was not calibrated on {device.name}: {what}"
 
 
 @contextmanager
