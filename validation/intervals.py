@@ -112,7 +112,8 @@ def steps(seen: Mapping[Sort, Errors], profiled: bool = False) -> Iterator[Held]
 def runs(seen: Mapping[Sort, Errors]) -> Iterator[Held]:
     """Whole runs of Ladder residual's benchmark, and speed-ups over their baselines, paired.
 
-    One width of speed-ups is that of two unpaired times.
+    Phases of the baseline and without communication were fitted to; of the other techniques nothing was. One width of
+    speed-ups is that of two unpaired times.
     """
     rates: dict[Setting, dict[str, float]] = {}
     for claim in read_claims("ladder_residual"):
