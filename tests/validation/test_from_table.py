@@ -9,8 +9,8 @@ import pytest
 
 from commlens.hardware import load_device
 from commlens.hardware.errors import InputError
-from commlens.validation.claims import MEASURED
 from commlens.models.estimators import ESTIMATORS, KernelProfile, cross_validate
+from commlens.validation.claims import MEASURED
 from commlens.validation.from_table import COLUMNS, SHIPPED, TABLE, device_of, fit_table, main, read_table
 
 BARS = {
