@@ -193,6 +193,23 @@ def test_a_session_stopped_goes_on_and_measures_nothing_twice(tmp_path):
     assert [row.case for row in Session.resume(log, HERE).rows] == CASES
 
 
+def test_what_was_measured_at_a_slow_pace_is_measured_again(tmp_path):
+    """The machine is half as fast while the second and third kernel run."""
+    runs, paces = [], iter([1.0, 2.0, 2.0, *[1.0] * 20])
+    session = Session.begin(tmp_path / "r.jsonl", HERE)
+
+    def timer(run):
+        runs.append(run)
+        return quiet(1e-3 * len(runs))
+
+    session.measure(CASES, lambda case: case.key, timer, reference=lambda: next(paces))
+    assert runs == [case.key for case in (*CASES, *CASES[1:3])]
+    assert [row.case for row in session.rows] == CASES
+    assert [row.timing.seconds for row in session.rows[:3]] == pytest.approx([1e-3, 9e-3, 10e-3])
+    assert all(row.pace == 1.0 for row in session.rows)
+    assert Session.resume(tmp_path / "r.jsonl", HERE).rows == session.rows
+
+
 def test_a_session_out_of_time_says_what_is_left(tmp_path):
     session = Session.begin(tmp_path / "r.jsonl", HERE)
     session.measure(CASES, lambda case: case.key, lambda run: quiet(1.0), deadline=time.monotonic() - 1)
@@ -403,10 +420,10 @@ def test_the_command_measures_fits_and_goes_on(small, tmp_path):
     profile = KernelProfile.load(out)
     assert {"gemm", "streaming", "copy"} <= set(profile.estimators)
     assert profile.seconds("gemm", m=64, n=512, k=512, dtype="fp32") > 0
-    size = out.with_suffix(".jsonl").stat().st_size
+    rows = json.loads(out.read_text())["measurements"]
     again = CliRunner().invoke(app(), ["--quick", "--threads", "1", "--out", str(out), "--resume"])
     assert again.exit_code == 0
-    assert out.with_suffix(".jsonl").stat().st_size == size
+    assert json.loads(out.read_text())["measurements"] == rows  # nothing was left, so nothing was measured
 
 
 @pytest.mark.parametrize(

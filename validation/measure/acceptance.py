@@ -133,7 +133,8 @@ def divided(
     predicted = computed + ALL_REDUCES * float(kind.predict(reduction)[0])
     datasheet = ideal + ALL_REDUCES * float(kind.roofline(reduction)[0])
     print(f"predicted, and not yet run: layer over {ranks} processes {predicted:.4g} s", flush=True)
-    measured = measure_layer(asdict(shape), ranks, folder / f"layer-{ranks}.jsonl", seconds)
+    measured, ran = measure_layer(asdict(shape), ranks, folder / f"layer-{ranks}.jsonl", seconds)
+    print(f"predicted to compute {computed / turns:.4g} s; the thread of a rank ran {ran:.4g} s of {measured:.4g} s")
     return one(f"layer over {ranks} processes", predicted, measured, datasheet, BARS["divided"])
 
 

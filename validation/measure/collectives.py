@@ -115,8 +115,12 @@ def measure_collectives(
     return Measured(samples, notes + ([f"{ended}; {len(samples)} results are kept in {log}"] if ended else []), log)
 
 
-def measure_layer(layer: Mapping[str, int], ranks: int, log: Path, budget: float, timeout: float = TIMEOUT) -> float:
-    """Time of a layer divided over ranks of this host, forward and backward, the slowest rank's [s].
+def measure_layer(
+    layer: Mapping[str, int], ranks: int, log: Path, budget: float, timeout: float = TIMEOUT
+) -> tuple[float, float]:
+    """Time of a layer divided over ranks of this host, forward and backward, and the part its thread ran [s].
+
+    The slowest rank's of each.
 
     Parameters
     ----------
@@ -143,7 +147,7 @@ def measure_layer(layer: Mapping[str, int], ranks: int, log: Path, budget: float
     samples, notes = read(log, 1)
     if ended or not samples:
         raise InputError(f"layer on {ranks} ranks: {ended or '; '.join(notes)}")
-    return samples[0].time
+    return samples[0].time, float(json.loads(log.read_text(encoding="utf-8").splitlines()[1])["busy"])
 
 
 def read(log: Path, nodes: int) -> tuple[list[Sample], list[str]]:

@@ -141,16 +141,18 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
     run()
     wait()
     first = slowest([time.perf_counter() - begin])[0]
-    times = []
+    times, ran = [], []
     for _ in range(min(MOST, max(FEWEST, int(plan.budget / max(first, 1e-6))))):
         dist.barrier()
         wait()
-        begin = time.perf_counter()
+        begin, own = time.perf_counter(), time.thread_time()
         run()
         wait()
         times.append(time.perf_counter() - begin)
-    found = summary(slowest(times))
-    return {"seconds": found.seconds, "low": found.low, "high": found.high, "repetitions": found.repetitions}
+        ran.append(time.thread_time() - own)
+    found, busy = summary(slowest(times)), summary(slowest(ran)).seconds
+    spread = {"seconds": found.seconds, "low": found.low, "high": found.high}
+    return {**spread, "busy": busy, "repetitions": found.repetitions}
 
 
 def make(kind: str, elements: int, rank: int, world: int, device: torch.device, backend: str) -> Callable[[], object]:
