@@ -1,9 +1,11 @@
 """How sure a prediction is: errors drawn for all it is made of, carried through the closed form at once.
 
-Every distinct kernel and collective has a factor on its time, and equal ones share it: the errors of products of
-unlike shapes, and of messages of unlike sizes, are as good as independent in the measurements (correlations of 0.0 to
-0.1 within a kind). A draw of all factors is one entry of arrays, so one pass of a `Clock` times all draws. Where a
-software stack's whole steps were measured, their spread is that of a prediction, whatever it is made of.
+Every distinct kernel and collective has a factor on its time, and equal ones share it. Factors of unlike ones are
+drawn apart. In the residuals of the shipped profiles that holds for products and attention (correlations of -0.06 to
+0.11 among rows with a size in common), and for a kind of collective over sizes (0.02). It does not quite for streaming
+kernels of one operation and as many rows (0.2 to 0.4) and for kinds of collective at one size (0.4): sums of these
+are a little less sure than drawn. A draw of all factors is one entry of arrays, so one pass of a `Clock` times all
+draws. Where a software stack's whole steps were measured, their spread is that of a prediction, whatever it is made of.
 """
 
 from __future__ import annotations

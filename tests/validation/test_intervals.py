@@ -151,7 +151,7 @@ def test_whole_runs_lie_inside_and_paired_speed_ups_are_narrower_than_unpaired_o
     table = intervals.table(intervals.runs(fit_errors.stack_errors())).set_index(["of", "group"])
     assert 0.85 <= table.loc[(intervals.RUNS, "all"), "inside"] <= 0.95
     gains = table.loc[intervals.SPEEDUPS]
-    # Fewer than nine in ten: Ladder residual hides less in the benchmark than it is predicted to.
+    # Fewer than nine in ten: six of Ladder residual's ten speed-ups are smaller than the interval has them.
     assert gains.loc["all", "inside"] >= 0.75
     assert (gains.drop(["ladder_residual", "all"])["inside"] >= 0.9).all()
     assert gains.loc["all", "width"] < gains.loc["all", "one width"] / 3
