@@ -51,7 +51,10 @@ Engine = Annotated[str, typer.Option(help="simulate (discrete-event) or estimate
 Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the whole table to this file.")]
 
 # What a table for people shows; --json and --csv have every field.
-COLUMNS = ["time_s", "tokens_per_second", "speedup", "mfu", "exposed_communication_s", "fits"]
+COLUMNS = [
+    "time_s", "tokens_per_second", "speedup", "speedup_low", "speedup_high", "mfu", "exposed_communication_s", "fits",
+]  # fmt: skip
+EMPTY = ("error", "speedup_low", "speedup_high")  # not shown where no row has any
 PLAN_COLUMNS = [
     "pp", "cp", "ep", "etp", "vp", "schedule", "sequence_parallel", "zero", "recompute", "offload",
     "micro_batch", "devices",
@@ -327,8 +330,7 @@ def _table(
         print(frame.reset_index(drop=not named).to_json(orient="records", indent=2))
         return
     chosen = [c for c in [*(first or []), *COLUMNS, *(also or [])] if c in frame]
-    if "error" in chosen and frame["error"].isna().all():
-        chosen.remove("error")
+    chosen = [c for c in chosen if c not in EMPTY or not frame[c].isna().all()]
     show(frame[chosen], index=named)
 
 

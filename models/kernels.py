@@ -283,7 +283,7 @@ class Kernels:
         Scores and probabilities in fp32 pass through memory; keys and values are expanded to
         one copy per query head.
         """
-        if query == 1:
+        if np.all(np.equal(query, 1)):
             traffic, arithmetic = self.software.expanded_kv_share * expanded, 0.0
         else:
             traffic = scores * self.software.score_bytes

@@ -18,6 +18,10 @@ CLOSE = 0.10
 FEW = 3  # rows of a technique and metric that are shown one by one
 NAMED = 6  # claims that a point names
 KEYS = ["technique", "metric", "split"]
+INTERVALS = (
+    "How many left-out measurements lie inside the 90 % intervals, by kernel, fabric and software stack: "
+    "python -m commlens.validation.intervals (some minutes)."
+)
 
 
 def sections(frame: pd.DataFrame, executed: pd.DataFrame | str | None = None) -> list[Section]:
@@ -180,12 +184,8 @@ def overview(frame: pd.DataFrame) -> Table:
 def common(frame: pd.DataFrame, executed: pd.DataFrame | str | None) -> Iterator[Section]:
     """What is not of one family: intervals, calibration, executed references."""
     from .calibration import calibrated
-    from .coverage import NOTE, coverage
 
-    inside = coverage(frame)
-    if len(inside):
-        caption = "Held-out rows inside the 90 % interval of step time or throughput, by software profile:"
-        yield Section("Intervals", [Table(caption, inside), NOTE])
+    yield Section("Intervals", [INTERVALS])
     yield Section("Calibration", list(calibrated()))
     yield Section("Executed references", [table(executed)])
 

@@ -13,8 +13,7 @@ from matplotlib.collections import PathCollection
 from commlens import validate
 from commlens.cli import main
 from commlens.hardware.errors import InputError
-from commlens.models.software import load_software
-from commlens.validation import calibration, coverage, executed, figures, page, report, tables
+from commlens.validation import calibration, executed, figures, page, report, tables
 from commlens.validation.blocks import Picture, Points, Section, Table
 from commlens.validation.claims import MEASURED, Row
 
@@ -231,22 +230,6 @@ def test_many_metrics_share_the_last_figure():
     found = list(figures.pictures(frame))
     assert len(found) == figures.PANELS + 2
     assert "16 rows" in found[-2].alt
-
-
-def test_coverage_counts_times_relative_to_the_prediction(monkeypatch):
-    """A rate stands upside down: measured at 1 / (1 - width) of the predicted rate is just inside."""
-    width = load_software("torch-compile").error
-    limits = [1 / (1 - 0.999 * width), 1 / (1 + 0.999 * width), 1 / (1 - 1.001 * width), 1 / (1 + 1.001 * width)]
-    rows = [
-        row("tensor_parallel", "baseline", f"C-{i}", ratio * 100, 100.0, "end-to-end throughput")
-        for i, ratio in enumerate(limits * 6)
-    ]
-    rows.append(row("tensor_parallel", "baseline", "C-fit", 1.0, 9.0, "end-to-end throughput", split="calibration"))
-    monkeypatch.setattr("commlens.validation.families", lambda: {"tensor_parallel": (lambda: iter(rows),)})
-    found = coverage.coverage(validate()).set_index("software").loc["torch-compile"]
-    assert found["rows"] == 24
-    assert found["inside"] == pytest.approx(0.5)
-    assert found["inside, width from the other half"] > 0.9  # half of the rows lie at the 90th percentile
 
 
 def test_calibration_is_what_the_profiles_hold():
