@@ -56,6 +56,27 @@ def compute(
         raise typer.Exit(130)
 
 
+def from_table(
+    table: Annotated[
+        Path, typer.Argument(help="Times of kernels (.csv): kernel, gpu, dtype, shape, time_us, tool, source.")
+    ],
+    device: Annotated[str, typer.Option(help="Device whose rows to fit: a preset's name.")],
+    out: Annotated[Path, typer.Option(help="Profile to write (.json), for a device to name.")] = Path("kernels.json"),
+) -> None:
+    """Fit a profile of kernels to a table of published times."""
+    from .validation.from_table import fit_table, report
+
+    if out.suffix != ".json":
+        raise InputError(f"--out: {out} (legal: a name that ends in .json)")
+    profile = fit_table(table, device)
+    try:
+        profile.save(out)
+    except OSError as problem:
+        raise InputError(f"--out: cannot write {out}: {problem.strerror or problem}") from None
+    print(report(table, profile))
+    print(f"\nwritten to {out}; use it as  device: {{preset: {profile.device.name}, profile: {out}}}")
+
+
 def measured_collectives(
     backend: str, nproc: int | None, sizes: list[float], out: Path | None, timeout: float, notes: list[str]
 ) -> list[Sample] | None:

@@ -11,10 +11,11 @@ import typer
 
 from .catalog import show
 from .hardware.errors import InputError
-from .measuring import compute, measured_collectives
+from .measuring import compute, from_table, measured_collectives
 
 calibrate = typer.Typer(help="Fit models to your own measurements.", no_args_is_help=True, rich_markup_mode=None)
 calibrate.command()(compute)
+calibrate.command("from-table")(from_table)
 
 OPERATIONS = "all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, reduce, send_recv"
 
