@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cluster import Cluster
@@ -15,6 +16,8 @@ from .units import format_rate
 
 if TYPE_CHECKING:
     from .schemas import LinkFile, SwitchReductionFile
+
+PROFILE = 64 * 2**20  # bytes of a profile of kernels, with all that was timed
 
 
 def device_names() -> list[str]:
@@ -40,6 +43,8 @@ def profile_names() -> list[str]:
 def load_device(what: What | Device, where: str = "device") -> Device:
     """Device by preset name, YAML path, or mapping of its fields; `preset` in a mapping is the start.
 
+    A profile of kernels (`commlens calibrate compute`) stands for the device it was measured on, with these kernels.
+
     Raises
     ------
     InputError
@@ -50,11 +55,30 @@ def load_device(what: What | Device, where: str = "device") -> Device:
     from .files import check
     from .schemas import DeviceFile
 
+    if isinstance(what, str | Path) and str(what).endswith(".json"):
+        what = _measured(Path(what)) or what
     values, sources, place = gather("devices", what, where)
     values = check(DeviceFile, values, place).model_dump()
     near = values.pop("near_memory")
     values["gemm_tile"] = tuple(values["gemm_tile"])
     return Device(**values, near_memory=None if near is None else NearMemory(**near), sources=sources)
+
+
+def _measured(path: Path) -> dict[str, Any] | None:
+    """Device of a profile of kernels as a mapping; None for a file that is no such profile."""
+    import json
+
+    from .files import read_text
+
+    try:
+        data = json.loads(read_text(path, PROFILE))
+    except (ValueError, RecursionError):  # what is wrong with it is said where devices are read
+        return None
+    if not isinstance(data, dict) or "kernels" not in data:
+        return None
+    device = data.get("device")
+    found = dict(device) if isinstance(device, dict) else {"preset": device}
+    return {**found, "profile": str(path)}
 
 
 def load_link(what: What | Link, where: str = "link") -> Link:

@@ -84,6 +84,20 @@ def test_scenarios_take_it_and_say_where_it_was_measured():
     assert not any("measured on" in text for text in mine.warnings)
 
 
+def test_a_profile_stands_for_the_device_it_was_measured_on(tmp_path):
+    path = tmp_path / "mine.json"
+    PROFILE.save(path)
+    device = load_device(str(path))
+    assert (device.name, device.profile) == ("h100-sxm", str(path))
+    own = dataclasses.replace(load_device("h100-sxm"), name="mine")
+    dataclasses.replace(PROFILE, device=own).save(path)
+    assert load_device(str(path)).name == "mine"
+    assert load_device(str(path)).peak_flops == own.peak_flops
+    assert estimate(scenario(str(path))).time_s == pytest.approx(
+        estimate(scenario({"preset": "h100-sxm", "profile": "kernels-h100"})).time_s
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
