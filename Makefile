@@ -10,8 +10,9 @@ DEMO = $(BIN)/python -m commlens.validation.demo
 demo: .venv/user
 	$(DEMO)
 
+# Two workers, files whole: costly fixtures are those of a file. Workers cannot measure time.
 test: .venv/developer
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --benchmark-disable
 
 slow: .venv/developer
 	$(BIN)/python -m pytest -m "slow and not benchmark"

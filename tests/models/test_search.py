@@ -201,6 +201,7 @@ def whole():
     return search(scenario(nodes=2, batch=16), (8, 16), keep=50, space=FEW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 23])
 def test_blocks_of_any_size_find_the_same(whole, size):
     again = few(layouts_at_once=size)

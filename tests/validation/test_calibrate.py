@@ -97,6 +97,7 @@ def test_what_cannot_be_used_is_said():
         calibrate(mine, load_cluster("a100-pairs"))
 
 
+@pytest.mark.slow
 def test_a_fabric_that_is_no_switch_is_noticed():
     few = [sample for sample in samples("l40s-pcie", kinds=("all_gather", "all_to_all")) if sample.ranks < 8]
     assert any("name the cluster" in note for note in calibrate(few).notes)

@@ -107,12 +107,6 @@ def test_one_thread_is_timed_by_what_it_ran_and_more_by_the_wall():
     assert own.seconds < 1e-3 < own.wall
 
 
-def test_a_kernel_of_twice_the_work_takes_longer():
-    make, timer = Maker("cpu", 0.0, 1e8), HostTimer(1, 0.05)
-    short, long = (timer(make(Case("gemm", {"m": 64, "n": 256, "k": k}, "fp32"))).low for k in (256, 1024))
-    assert 1.5 * short < long
-
-
 # -- what they compute --------------------------------------------------------------------------
 
 
@@ -409,6 +403,7 @@ def app():
     return made
 
 
+@pytest.mark.slow
 def test_the_command_measures_fits_and_goes_on(small, tmp_path):
     out = tmp_path / "my.json"
     before = torch.get_num_threads()

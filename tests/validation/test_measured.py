@@ -58,6 +58,7 @@ def test_doubtful_rows_say_why(network):
     assert (doubtful["reason"] != "").all()
 
 
+@pytest.mark.slow
 def test_shipped_profiles_are_what_the_code_fits(network):
     family = "pcie4"
     gpu, preset = fit_fabrics.FAMILIES[family]
