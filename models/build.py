@@ -292,9 +292,7 @@ class Builder:
             return after
         if queued and self._last:
             after = self.join((after, self._last)) if after else self._last
-        crossing = cost.crossing
-        if crossing is None:
-            crossing = float((group or self.tensor).crossing(cost.kind, cost.sent_bytes))
+        crossing = float((group or self.tensor).crossed(cost))
         taken = cost.channels if units is None else units
         share = min(1.0, taken / self.device.compute_units)
         found = []

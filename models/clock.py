@@ -192,9 +192,7 @@ class Clock(Builder):
             self._beside.append((begin, end, share))
         self.communication_time = self.communication_time + cost.time + overhead
         self.memory_bytes = self.memory_bytes + cost.memory_bytes
-        crossing = cost.crossing
-        if crossing is None:
-            crossing = (group or self.tensor).crossing(cost.kind, cost.sent_bytes)
+        crossing = (group or self.tensor).crossed(cost)
         self.link_bytes = self.link_bytes + cost.sent_bytes - crossing
         self.nic_bytes = self.nic_bytes + crossing
         self.launches = self.launches + np.where(moves, 1, 0)

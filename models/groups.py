@@ -97,6 +97,10 @@ class Group:
         # A ring leaves each node once, its rails spread over the adapters of the node's members.
         return np.where(np.greater(self.size, local), sent / local, 0.0)[()]
 
+    def crossed(self, cost: Collective) -> Any:
+        """The same of a collective: what it says itself, or its kind's usual part [B]."""
+        return self.crossing(cost.kind, cost.sent_bytes) if cost.crossing is None else cost.crossing
+
     def nodes(self) -> Any:
         """Nodes that its members are in."""
         return -np.floor_divide(-self.size, self.local())

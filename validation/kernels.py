@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..hardware import Device, load_device
 from ..models.estimators.base import KernelEstimator
-from ..models.estimators.crossval import cross_validate, fold_of
+from ..models.estimators.crossval import cross_validate, fold_of, nearest_times
 from ..models.estimators.profile import ESTIMATORS, KernelProfile
 from ..models.kernels import gemm_time
 from .claims import MEASURED, Row, read_measured
@@ -144,13 +144,10 @@ def nearest_rows(estimator: KernelEstimator, rows: Rows) -> NDArray[np.float64]:
     array of float, of shape (rows,)
         [s].
     """
-    fold, datasheet = fold_of(estimator, rows.shapes), estimator.roofline(rows.shapes)
-    shape = np.log1p(np.array([np.asarray(rows.shapes[name], float) for name in estimator.columns]))
-    distance = np.abs(shape[:, :, None] - shape[:, None]).sum(axis=0)
-    for text in (np.asarray(rows.shapes[name]) for name in ("dtype", "operation")):
-        distance += 1e3 * (text[:, None] != text)  # texts first
-    distance[fold[:, None] == fold] = np.inf
-    return np.asarray(datasheet * (rows.seconds / datasheet)[distance.argmin(axis=1)])
+    fold, found = fold_of(estimator, rows.shapes), np.empty(len(rows.seconds))
+    for own in (fold == number for number in np.unique(fold)):
+        found[own] = nearest_times(estimator, rows.shapes, rows.seconds, ~own, own)
+    return found
 
 
 def _beside(
