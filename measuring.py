@@ -162,7 +162,6 @@ def _print(found: Fit) -> None:
             {
                 "kernel": kind,
                 "measured": score["rows"],
-                "held out": score["held_out"],
                 "numbers": score["parameters"],
                 **{
                     name: f"{score[key]:.1%}" if key in score else "-"
@@ -178,4 +177,4 @@ def _print(found: Fit) -> None:
     show(pd.DataFrame(rows))
     large = found.profile.scores.get("gemm", {}).get("large_median")
     if large is not None:
-        print(f"\nproducts of 256^3 and more, held out: median error {large:.1%}")
+        print(f"\nproducts of 256^3 and more, left out: median error {large:.1%}")

@@ -51,7 +51,7 @@ class HostGemmEstimator(GemmEstimator):
         stores = values["stores"] * size * m * n / bandwidth
         rate = self._peak(shapes) * values["matrix"]
         time = values["launch"] + _product(m, n, k, size, rate, bandwidth, values) + stores
-        return np.asarray(time + values["fault"] * _new_pages(size * m * n))
+        return np.asarray(time + values["fault"] * new_pages(size * m * n))
 
 
 class HostGroupedGemmEstimator(GroupedGemmEstimator):
@@ -147,11 +147,11 @@ class HostStreamingEstimator(StreamingEstimator):
         streamed = np.where(operation == "norm", values["norm"], 1.0) * traffic * slow
         streamed = streamed / (self.device.memory_bandwidth * values["add"])
         # An activation's inner half is an output too.
-        outputs = np.where(operation == "activation", 2, 1) * _new_pages(elements * element_bytes(shapes))
+        outputs = np.where(operation == "activation", 2, 1) * new_pages(elements * element_bytes(shapes))
         return np.asarray(fixed + elements * computed / clock + streamed + values["fault"] * outputs)
 
 
-def _new_pages(output: Any) -> Any:
+def new_pages(output: Any) -> Any:
     """Pages of an output [B] that its kernel is the first to touch."""
     return np.where(output >= FRESH, output / PAGE, 0.0)
 

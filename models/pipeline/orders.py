@@ -138,9 +138,7 @@ def _gpipe(pp: int, vp: int, stage: int, micro_batches: int) -> Iterable[Sequenc
             yield (Slot(kind, 0, index),)
 
 
-def _interleaved(
-    pp: int, vp: int, stage: int, micro_batches: int, combined: bool = False
-) -> Iterable[Sequence[Slot]]:
+def _interleaved(pp: int, vp: int, stage: int, micro_batches: int, combined: bool = False) -> Iterable[Sequence[Slot]]:
     """Forward and backward passes in turn after a warm-up; chunks take turns every pp micro-batches.
 
     One chunk is plain 1F1B. Where micro-batches do not fill the last round, its missing ones are

@@ -179,9 +179,7 @@ class _Emitter:
         """Whether no later micro-batch adds to the gradients of the slot's chunk."""
         return slot.micro_batch + (2 if self.both_ways else 1) >= self.pipeline.micro_batches
 
-    def _compute(
-        self, slots: Sequence[Slot], whole: list[tuple[Piece, ...]], stage: int, after: Iterable[int]
-    ) -> int:
+    def _compute(self, slots: Sequence[Slot], whole: list[tuple[Piece, ...]], stage: int, after: Iterable[int]) -> int:
         """All of some slots as one task; of two directions as one, where both are among them."""
         key = tuple(map(id, whole))  # micro-batches do the same: their sum is made once
         if key not in self.made:

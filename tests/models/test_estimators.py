@@ -48,8 +48,6 @@ def name_of(made):
     return f"host {made.kind}" if made.form == "host" else made.kind
 
 
-
-
 def shapes(kind, rows=160, seed=0):
     """Random shapes of a kind."""
     kind = kind.removeprefix("host ")

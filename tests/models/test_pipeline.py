@@ -216,9 +216,7 @@ def test_closed_form_of_combined_passes_is_near_the_program(pp, vp, rounds):
     batches = rounds * pp
     chunk = Chunk((Piece(1.0, exposed=0.3),), (Piece(2.0, exposed=0.3),))
     joined = critical_path_time(
-        pipeline_program(
-            Pipeline(((chunk,) * vp,) * pp, batches, "combined-1f1b", Piece(0.0), (Piece(0.0),) * pp), {}
-        )
+        pipeline_program(Pipeline(((chunk,) * vp,) * pp, batches, "combined-1f1b", Piece(0.0), (Piece(0.0),) * pp), {})
     )
     share = float(joined_passes("combined-1f1b", pp, vp, batches)) / batches
     stage = (vp * (1 - 0.6 * share), 2.0 * vp, 0.0)

@@ -1,4 +1,4 @@
-"""Kernels timed on this machine: which, how, kept through interruptions, and fitted without what is held out."""
+"""Kernels timed on this machine: which, how, kept through interruptions, and fitted."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from commlens.validation.measure.kernels import MOST_COPIES, Maker, Unsupported,
 from commlens.validation.measure.layer import LayerShape, build, predict  # noqa: E402
 from commlens.validation.measure.session import Row, Session  # noqa: E402
 from commlens.validation.measure.shapes import Case, Limits, design  # noqa: E402
-from commlens.validation.measure.timing import HostTimer, Timing, summary  # noqa: E402
+from commlens.validation.measure.timing import REFERENCES, SETTLE, HostTimer, Timing, summary  # noqa: E402
 
 LLAMA, MIXTRAL = load_model("llama-3.1-8b"), load_model("mixtral-8x7b")
 LIMITS = Limits(0.1, 256e6, {"fp32": 8e10, "bf16": 4e10, "int8": 8e10}, 1e10, 4096)
@@ -31,8 +31,8 @@ HERE = {"device": "cpu", "name": "made up", "cores": 2, "threads": 1, "torch": "
 HOST = environment.host_device(1, {"fp32": 8e10}, 1e10, 4e-6)
 
 
-def quiet(seconds, repetitions=5):
-    return Timing(seconds, seconds * 0.98, seconds * 1.03, seconds, repetitions)
+def quiet(seconds, repetitions=5, reference=0.0):
+    return Timing(seconds, seconds * 0.98, seconds * 1.03, seconds, repetitions, reference)
 
 
 # -- which kernels ------------------------------------------------------------------------------
@@ -46,7 +46,6 @@ def test_a_design_covers_every_kind_and_repeats_itself():
     assert {case.kind for case in cases} == set(shapes.COUNTS)
     assert {case.kind for case in cases[:20]} == set(shapes.COUNTS)  # a session cut short has some of each
     assert {case.dtype for case in cases if case.kind == "gemm"} == {"fp32", "bf16"}
-    assert 0.1 < np.mean([case.held_out for case in cases]) < 0.35
 
 
 def test_a_third_of_products_has_widths_of_a_model_and_the_rest_fills_the_space():
@@ -58,13 +57,6 @@ def test_a_third_of_products_has_widths_of_a_model_and_the_rest_fills_the_space(
         logs = np.log2([shape[name] for shape, known in zip(own, real, strict=True) if not known])
         quarters, _ = np.histogram(logs, 4)
         assert quarters.min() > 0.1 * len(logs)
-
-
-def test_what_is_held_out_depends_on_the_shape_alone():
-    case = Case("gemm", {"m": 3, "n": 16, "k": 32}, "fp32")
-    turned = Case("gemm", {"k": 32, "n": 16, "m": 3}, "bf16", tool="other")
-    assert case.held_out == turned.held_out
-    assert len({Case("gemm", {"m": m, "n": 16, "k": 32}, "fp32").held_out for m in range(40)}) == 2
 
 
 @settings(max_examples=25)
@@ -105,6 +97,34 @@ def test_one_thread_is_timed_by_what_it_ran_and_more_by_the_wall():
     assert 2e-3 <= waited.seconds < 0.2
     own = HostTimer(1, 0.02)(sleep)
     assert own.seconds < 1e-3 < own.wall
+
+
+def test_a_reference_runs_between_the_repetitions_and_is_not_in_their_time():
+    order = []
+
+    def kernel(_):
+        order.append("kernel")
+        time.sleep(4e-3)
+
+    def reference(_):
+        order.append("reference")
+        time.sleep(1e-3)
+
+    found = HostTimer(2, 0.1, reference)(kernel)
+    assert 4e-3 <= found.seconds < 5e-3 + 1e-3
+    assert 1e-3 <= found.reference < 4e-3
+    between = "".join(name[0] for name in order).strip("k").split("k")
+    runs = [part for part in between if part]
+    assert len(runs) >= 2
+    assert set(runs) == {"r" * (SETTLE + REFERENCES)}
+    assert "" in between  # not before every repetition
+
+
+def test_times_are_compared_at_one_pace():
+    slow, fast = quiet(4.0, reference=2e-3), quiet(2.0, reference=1e-3)
+    assert slow.at(1e-3) == fast.at(1e-3) == 2.0
+    assert slow.at(0.0) == 4.0
+    assert quiet(3.0).at(1e-3) == 3.0  # nobody knows its pace
 
 
 # -- what they compute --------------------------------------------------------------------------
@@ -185,23 +205,6 @@ def test_a_session_stopped_goes_on_and_measures_nothing_twice(tmp_path):
     assert seen == [case.key for case in CASES]
     assert not second.interrupted
     assert [row.case for row in Session.resume(log, HERE).rows] == CASES
-
-
-def test_what_was_measured_at_a_slow_pace_is_measured_again(tmp_path):
-    """The machine is half as fast while the second and third kernel run."""
-    runs, paces = [], iter([1.0, 2.0, 2.0, *[1.0] * 20])
-    session = Session.begin(tmp_path / "r.jsonl", HERE)
-
-    def timer(run):
-        runs.append(run)
-        return quiet(1e-3 * len(runs))
-
-    session.measure(CASES, lambda case: case.key, timer, reference=lambda: next(paces))
-    assert runs == [case.key for case in (*CASES, *CASES[1:3])]
-    assert [row.case for row in session.rows] == CASES
-    assert [row.timing.seconds for row in session.rows[:3]] == pytest.approx([1e-3, 9e-3, 10e-3])
-    assert all(row.pace == 1.0 for row in session.rows)
-    assert Session.resume(tmp_path / "r.jsonl", HERE).rows == session.rows
 
 
 def test_a_session_out_of_time_says_what_is_left(tmp_path):
@@ -310,19 +313,29 @@ def fit(rows):
 def test_a_fit_finds_the_times_it_was_not_shown(fit):
     assert set(fit.profile.estimators) == set(shapes.COUNTS)
     for kind, score in fit.profile.scores.items():
-        assert score["held_out"] > 0, kind
+        assert score["folds"] == 5, kind
         assert score["mean"] < 0.08, kind
         assert score["mean"] < 0.5 * score["roofline"], kind
     assert fit.profile.scores["gemm"]["large_median"] < 0.05
     assert fit.notes == ()
 
 
-def test_times_held_out_do_not_move_the_fit(rows, fit):
-    wrong = [replace(row, timing=quiet(10 * row.timing.seconds)) if row.case.held_out else row for row in rows]
-    other = fit_rows(wrong, HOST, HERE)
-    for kind, estimator in fit.profile.estimators.items():
-        assert other.profile.estimators[kind].values_ == estimator.values_
-        assert other.profile.scores[kind]["mean"] > 0.8
+def test_a_machine_that_others_slow_down_is_fitted_at_its_usual_pace(rows, fit):
+    """Every other kernel ran at half the speed, and so did the reference beside it: all but one pace is undone."""
+    paces = [2.0 if place % 2 else 1.0 for place in range(len(rows) - 1)] + [1.0]
+    slowed = [
+        replace(row, timing=quiet(pace * row.timing.seconds, reference=1e-3 * pace))
+        for row, pace in zip(rows, paces, strict=True)
+    ]
+    other = fit_rows(slowed, HOST, HERE).profile
+    usual = other.source["reference"]
+    assert usual in (1e-3, 1.5e-3, 2e-3)
+    shape = {"m": 512, "n": 1024, "k": 1024, "dtype": "fp32"}
+    expected = usual / 1e-3 * fit.profile.seconds("gemm", **shape)
+    assert other.seconds("gemm", **shape) == pytest.approx(expected, rel=0.02)
+    assert other.scores["gemm"]["mean"] == pytest.approx(fit.profile.scores["gemm"]["mean"], abs=0.01)
+    raw = [replace(row, timing=replace(row.timing, reference=0.0)) for row in slowed]
+    assert fit_rows(raw, HOST, HERE).profile.scores["gemm"]["mean"] > 0.2
 
 
 def test_a_profile_file_has_environment_medians_and_errors(fit, rows, tmp_path):
@@ -330,7 +343,7 @@ def test_a_profile_file_has_environment_medians_and_errors(fit, rows, tmp_path):
     data = json.loads((tmp_path / "my.json").read_text())
     assert data["environment"] == HERE
     assert len(data["measurements"]) == len(rows)
-    assert {"seconds", "low", "high", "held_out"} <= set(data["measurements"][0])
+    assert {"seconds", "low", "high", "reference"} <= set(data["measurements"][0])
     again = KernelProfile.load(tmp_path / "my.json")
     shape = {"m": 64, "n": 1024, "k": 512, "dtype": "fp32"}
     assert again.seconds("gemm", **shape) == fit.profile.seconds("gemm", **shape)
@@ -411,7 +424,7 @@ def test_the_command_measures_fits_and_goes_on(small, tmp_path):
     assert found.exit_code == 0, found.output
     assert torch.get_num_threads() == before
     assert "gemm" in found.output
-    assert "held out" in found.output
+    assert "nearest row" in found.output
     profile = KernelProfile.load(out)
     assert {"gemm", "streaming", "copy"} <= set(profile.estimators)
     assert profile.seconds("gemm", m=64, n=512, k=512, dtype="fp32") > 0

@@ -23,7 +23,16 @@ from commlens.validation.measure.collectives import measure_collectives, read  #
 from commlens.validation.measure.worker import KINDS, ring_reduce_scatter  # noqa: E402
 
 HOST = environment.host_device(2, {"fp32": 8e10}, 1e10, 4e-6)
-TRUE = {"all_reduce": 300e-6, "all_reduce_rate": 0.08, "send_recv_rate": 0.2, "outside": 3.0, "part": 0.3, "hop": 80e-6}
+TRUE = {
+    "all_reduce": 300e-6,
+    "all_reduce_rate": 0.08,
+    "send_recv_rate": 0.2,
+    "outside": 3.0,
+    "part": 0.3,
+    "turn": 80e-6,
+    "busy": 0.75,
+    "fault": 3e-6,
+}
 
 
 @pytest.fixture
@@ -94,7 +103,8 @@ def test_partial_sums_around_a_ring_are_a_reduce_scatter(world, monkeypatch):
 
     def rank(number):
         own.rank = number
-        found[number] = ring_reduce_scatter(inputs[number], number, world)
+        room = torch.empty(2, inputs[number].numel() // world)
+        found[number] = ring_reduce_scatter(inputs[number], number, world, room)
 
     threads = [threading.Thread(target=rank, args=(number,)) for number in range(world)]
     for thread in threads:
@@ -245,8 +255,32 @@ def test_ranks_beyond_the_cores_take_turns():
     made = fit_samples(made_up(0.0), HOST).estimators["collective"]
     large = {"size": 2.0**26, "operation": "all_reduce"}
     two, four, eight = (float(made.predict({**large, "ranks": ranks})[0]) for ranks in (2, 4, 8))
-    assert four / two == pytest.approx(2 * 1.5, rel=0.15)  # half a core each, and half as much again to send
+    # Half a core each, three quarters of which a transfer needs, and half as much again to send.
+    assert four / two == pytest.approx(2 * 0.75 * 1.5, rel=0.15)
     assert eight > 2 * four
+
+
+def test_ranks_that_have_a_core_each_wait_for_no_turn():
+    made = (
+        fit_samples(made_up(0.0), HOST)
+        .estimators["collective"]
+        .for_device(environment.host_device(8, {"fp32": 8e10}, 1e10, 4e-6))
+    )
+    small = {"size": 1.0, "operation": "all_gather"}
+    two, eight = (float(made.predict({**small, "ranks": ranks})[0]) for ranks in (2, 8))
+    assert eight == pytest.approx(7 * two, rel=1e-3)  # steps of a ring, each as long
+
+
+def test_only_a_gathered_buffer_of_new_pages_pays_for_them():
+    made = fit_samples(made_up(0.0), HOST).estimators["collective"]
+    assert made.values_["fault"] == pytest.approx(TRUE["fault"], rel=0.1)
+
+    def growth(operation):
+        below, above = made.predict({"size": [2.0**25 - 4, 2.0**25], "ranks": 2, "operation": operation})
+        return above - below
+
+    assert growth("all_gather") == pytest.approx(2**25 / 4096 * made.values_["fault"], rel=0.01)
+    assert growth("reduce_scatter") < 1e-6
 
 
 def test_too_few_samples_are_one_line():

@@ -2,8 +2,10 @@
 
 Calibrates this machine's processor, predicts, and only then runs: left-out products, a whole transformer layer,
 left-out collectives, and the layer divided over two and four processes. Every line is predicted over measured, beside
-the same by the datasheet alone. Processes that wait for each other are timed by the clock on the wall, so others have
-to rest; the speed of one product before and after, and the share of a core it got, say whether they did.
+the same by the datasheet alone. A profile holds at one pace of the machine: a reference product beside every
+measurement says how far it was from that one, and times are compared at the profile's. Processes that wait for each
+other are timed by the clock on the wall, so other programs have to rest; the share of a core that a product got before
+and after says whether they did.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from .collectives import measure_collectives, measure_layer
 from .compute import Options, calibrate_compute
 from .environment import cores
 from .kernels import Maker
-from .layer import LayerShape, build, predict
+from .layer import LayerShape, build, predict, shared
 from .shapes import Case
-from .timing import HostTimer
+from .timing import HostTimer, Timing, reference_product
 
 SIZES = tuple(float(2**power) for power in range(12, 27))  # 4 KiB to 64 MiB
 RANKS = (2, 4)
@@ -44,12 +46,14 @@ class Line:
     ----------
     name : str
     predicted, measured, datasheet : float or None
-        Seconds; None where the line is of many, whose error is a median.
+        Seconds, at the pace of the profile; None where the line is of many, whose error is a median.
     error : float
         Relative; of many their median.
     datasheet_error : float
     bar : float
         Largest error that passes.
+    pace : float
+        Time of the reference product beside it over that of the profile.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Line:
     error: float
     datasheet_error: float
     bar: float
+    pace: float = 1.0
 
     @property
     def passed(self) -> bool:
@@ -71,8 +76,9 @@ class Line:
         if self.predicted is not None and self.measured is not None and self.datasheet is not None:
             ratio, sheet = self.predicted / self.measured, self.datasheet / self.measured
             times = (
-                f"predicted {self.predicted:.4g} s, measured {self.measured:.4g} s, ratio {ratio:.2f}"
-                f" (datasheet {sheet:.2f}); "
+                f"predicted {self.predicted:.4g} s, measured {self.measured:.4g} s"
+                f" ({self.measured * self.pace:.4g} s at {self.pace:.2f} times as slow a pace),"
+                f" ratio {ratio:.2f} (datasheet {sheet:.2f}); "
             )
         said = "passed" if self.passed else "missed"
         return (
@@ -81,10 +87,11 @@ class Line:
         )
 
 
-def one(name: str, predicted: float, measured: float, datasheet: float, bar: float) -> Line:
-    """Line of a single time."""
+def one(name: str, predicted: float, timing: Timing, datasheet: float, profile: KernelProfile, bar: float) -> Line:
+    """Line of a single time, at the pace of the profile."""
+    measured = timing.at(profile.source["reference"])
     error, without = (abs(value / measured - 1) for value in (predicted, datasheet))
-    return Line(name, predicted, measured, datasheet, error, without, bar)
+    return Line(name, predicted, measured, datasheet, error, without, bar, timing.seconds / measured)
 
 
 def products(profile: KernelProfile) -> Line:
@@ -93,16 +100,17 @@ def products(profile: KernelProfile) -> Line:
     if "large_median" not in score:
         raise InputError("no product of 256^3 or more was left out (legal: a session of more kernels)")
     name = f"products left out, {score['large']} of 256^3 and more"
-    return Line(name, None, None, None, score["large_median"], score["roofline_median"], BARS["products"])
+    return Line(name, None, None, None, score["large_median"], score["large_roofline"], BARS["products"])
 
 
-def layer(shape: LayerShape, device: Device, sheet: Device, seconds: float) -> Line:
+def layer(shape: LayerShape, device: Device, profile: KernelProfile, seconds: float) -> Line:
     """A whole layer on one thread, forward and backward."""
     import torch
 
-    predicted, datasheet = (sum(predict(shape, one).values()) for one in (device, sheet))
+    predicted, datasheet = (sum(predict(shape, each).values()) for each in (device, profile.device))
     torch.set_num_threads(1)
-    return one("layer", predicted, HostTimer(1, seconds)(build(shape)).seconds, datasheet, BARS["layer"])
+    timing = HostTimer(1, seconds, reference_product())(build(shape))
+    return one("layer", predicted, timing, datasheet, profile, BARS["layer"])
 
 
 def collectives(folder: Path, kinds: Sequence[str], budget: float) -> tuple[KernelProfile, Line]:
@@ -123,32 +131,40 @@ def collectives(folder: Path, kinds: Sequence[str], budget: float) -> tuple[Kern
 
 
 def divided(
-    shape: LayerShape, ranks: int, device: Device, sheet: Device, wires: KernelProfile, folder: Path, seconds: float
+    shape: LayerShape,
+    ranks: int,
+    device: Device,
+    profile: KernelProfile,
+    wires: KernelProfile,
+    folder: Path,
+    seconds: float,
 ) -> Line:
     """The layer over several processes, predicted before it is run."""
     turns = max(1.0, ranks / cores())
-    computed, ideal = (sum(predict(shape, each, ranks, turns).values()) for each in (device, sheet))
+    devices = (shared(device, wires.device), profile.device)
+    computed, ideal = (sum(predict(shape, each, ranks, turns).values()) for each in devices)
     kind = wires.estimators["collective"]
     reduction = {"size": shape.message, "ranks": float(ranks), "operation": "all_reduce"}
     predicted = computed + ALL_REDUCES * float(kind.predict(reduction)[0])
     datasheet = ideal + ALL_REDUCES * float(kind.roofline(reduction)[0])
     print(f"predicted, and not yet run: layer over {ranks} processes {predicted:.4g} s", flush=True)
-    measured, ran = measure_layer(asdict(shape), ranks, folder / f"layer-{ranks}.jsonl", seconds)
-    print(f"predicted to compute {computed / turns:.4g} s; the thread of a rank ran {ran:.4g} s of {measured:.4g} s")
-    return one(f"layer over {ranks} processes", predicted, measured, datasheet, BARS["divided"])
+    timing, ran = measure_layer(asdict(shape), ranks, folder / f"layer-{ranks}.jsonl", seconds)
+    print(f"predicted to compute {computed / turns:.4g} s; a rank's thread ran {ran:.4g} s of {timing.seconds:.4g} s")
+    return one(f"layer over {ranks} processes", predicted, timing, datasheet, profile, BARS["divided"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Calibrate, predict, run; 0 where every line is within its bar, 1 where one is not, 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m commlens.validation.measure.acceptance", description=__doc__)
     parser.add_argument("--level", default="quick", help="quick | default | full")
-    parser.add_argument("--seconds", type=float, default=4.0, help="for the repetitions of a layer")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for the repetitions of a layer")
     parser.add_argument("--profile", help="compute profile measured before on one thread; default a new one")
+    parser.add_argument("--keep", help="folder for profiles and raw results; default none is kept")
     parser.add_argument("--no-collectives", action="store_true", help="compute alone")
     options: Any = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            lines = _lines(options, Path(folder))
+            lines = _lines(options, Path(options.keep or folder))
     except InputError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
@@ -171,12 +187,12 @@ def _lines(options: Any, folder: Path) -> list[Line]:
         print(line.text(), flush=True)
 
     add(products(profile))
-    add(layer(shape, device, profile.device, options.seconds))
+    add(layer(shape, device, profile, options.seconds))
     if not options.no_collectives:
         wires, line = collectives(folder, ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), 0.3)
         add(line)
         for ranks in RANKS:
-            add(divided(shape, ranks, device, profile.device, wires, folder, options.seconds))
+            add(divided(shape, ranks, device, profile, wires, folder, options.seconds))
     after, left = _speed()
     print(f"at the end: {after / 1e9:.1f} GFLOP/s, on {left:.0%} of a core")
     if min(share, left) < QUIET:

@@ -10,13 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ...hardware.errors import InputError
 from ..logs.sample import Sample
 from .environment import cores, environment
+from .timing import Timing
 from .worker import KINDS, PLAN, Plan, work
 
 BACKENDS = ("gloo", "nccl")
@@ -117,7 +118,7 @@ def measure_collectives(
 
 def measure_layer(
     layer: Mapping[str, int], ranks: int, log: Path, budget: float, timeout: float = TIMEOUT
-) -> tuple[float, float]:
+) -> tuple[Timing, float]:
     """Time of a layer divided over ranks of this host, forward and backward, and the part its thread ran [s].
 
     The slowest rank's of each.
@@ -147,7 +148,8 @@ def measure_layer(
     samples, notes = read(log, 1)
     if ended or not samples:
         raise InputError(f"layer on {ranks} ranks: {ended or '; '.join(notes)}")
-    return samples[0].time, float(json.loads(log.read_text(encoding="utf-8").splitlines()[1])["busy"])
+    row = json.loads(log.read_text(encoding="utf-8").splitlines()[1])
+    return Timing(*(row[field.name] for field in fields(Timing))), float(row["busy"])
 
 
 def read(log: Path, nodes: int) -> tuple[list[Sample], list[str]]:

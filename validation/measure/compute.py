@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from .environment import cores, cuda_device, environment, host_device, memory, p
 from .kernels import Maker, Unsupported, fastest_product, launch_seconds
 from .session import Report, Session
 from .shapes import LEVELS, Case, Limits, design
-from .timing import CudaTimer, HostTimer, Timing
+from .timing import CudaTimer, HostTimer, Timing, reference_product
 
 MODELS = ("llama-3.1-8b",)  # whose shapes are covered unless others are named
-REFERENCE = 256  # side of the product that shows a processor's pace: half a millisecond
 SIDES = (256, 512, 1024)  # of square products whose fastest is a processor's peak
 # Formats asked for unless others are; a processor's narrow ones are seldom of use without instructions of their own.
 DTYPES = {"cuda": ("bf16", "fp16", "fp8", "fp32", "int8"), "cpu": ("fp32",)}
@@ -120,7 +119,7 @@ def calibrate_compute(options: Options, report: Report | None = None) -> tuple[F
         timer = (
             CudaTimer(REPEAT_SECONDS[options.level])
             if device is not None
-            else HostTimer(threads, REPEAT_SECONDS[options.level])
+            else HostTimer(threads, REPEAT_SECONDS[options.level], reference_product())
         )
         if session is None:
             session = Session.begin(options.log, {**here, "probe": _probe(options, device, threads, timer)})
@@ -133,7 +132,7 @@ def calibrate_compute(options: Options, report: Report | None = None) -> tuple[F
         most = limits.bytes if options.device == "cuda" else 4 * limits.bytes
         make = Maker(options.device, device.cache_capacity, most, options.seed)
         deadline = begin + (options.seconds or SESSION_SECONDS[options.level])
-        session.measure(cases, make, timer, report, deadline, _reference(options))
+        session.measure(cases, make, timer, report, deadline)
     except KeyboardInterrupt:
         raise InputError("stopped before anything was measured") from None
     finally:
@@ -173,15 +172,6 @@ def _probe(options: Options, device: Device | None, threads: int, timer: HostTim
     size = int(4 * processor()["cache"])
     copied: Timing = timer(Maker("cpu", 0.0, 3.0 * size)(Case("copy", {"size": size}, "fp32", "copy")))
     return {**found, "flops": flops, "bandwidth": 2 * size / copied.low, "unsupported": reasons}
-
-
-def _reference(options: Options) -> Callable[[], float] | None:
-    """A product that shows the pace of a processor; GPUs have theirs to themselves."""
-    if options.device == "cuda":
-        return None
-    case = Case("gemm", {"m": REFERENCE, "n": REFERENCE, "k": REFERENCE}, "fp32")
-    run, timer = Maker("cpu", 0.0, 1e8)(case), HostTimer(options.threads or cores(), 0.0)
-    return lambda: timer(run).seconds
 
 
 def _limits(options: Options, device: Device) -> Limits:

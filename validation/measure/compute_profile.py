@@ -1,4 +1,4 @@
-"""From measured kernels to a profile: fit what may be seen, score what was held out, write both beside the medians."""
+"""From measured kernels to a profile, scored by cross-validation over shapes and written beside the medians."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ...hardware import Device
 from ...hardware.errors import InputError
-from ...models.estimators.crossval import nearest_times
+from ...models.estimators.base import KernelEstimator
+from ...models.estimators.crossval import cross_validate
 from ...models.estimators.profile import ESTIMATORS, HOST_ESTIMATORS, KernelProfile
 from .session import Row
 
@@ -27,7 +28,7 @@ class Fit:
     Parameters
     ----------
     profile : KernelProfile
-        Its scores are of the rows held out.
+        Its scores are of rows that the fit behind them did not see.
     environment : mapping
     rows : sequence of Row
     notes : tuple of str
@@ -51,7 +52,7 @@ class Fit:
             **self.profile.to_dict(),
             "environment": dict(self.environment),
             "notes": list(self.notes),
-            "measurements": [{**row.to_dict(), "held_out": row.case.held_out} for row in self.rows],
+            "measurements": [row.to_dict() for row in self.rows],
         }
         try:
             path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
@@ -60,7 +61,7 @@ class Fit:
 
 
 def fit_rows(rows: Sequence[Row], device: Device, environment: Mapping[str, Any]) -> Fit:
-    """Fit every kind of kernel that has enough rows.
+    """Fit every kind of kernel that has enough rows, all times at the usual pace of the session.
 
     Parameters
     ----------
@@ -74,61 +75,55 @@ def fit_rows(rows: Sequence[Row], device: Device, environment: Mapping[str, Any]
         Where no kind has enough rows.
     """
     forms = HOST_ESTIMATORS if environment["device"] == "cpu" else ESTIMATORS
+    reference = usual_reference(rows)
     estimators, scores, notes = {}, {}, []
     for kind, form in forms.items():
         own = [row for row in rows if row.case.kind == kind and row.timing is not None]
-        known = sum(not row.case.held_out for row in own)
-        if known < len(form.parameters):
+        needed = len(form.parameters) + 1
+        if len(own) < needed:
             if own:
-                notes.append(f"{kind}: {known} kernels measured, {len(form.parameters)} needed: not fitted")
+                notes.append(f"{kind}: {len(own)} kernels measured, {needed} needed: not fitted")
             continue
-        X, y = columns(own)
-        held = np.array([row.case.held_out for row in own])
-        estimator = form(device).fit(_some(X, ~held), y[~held])
-        estimators[kind] = estimator
-        scores[kind] = _score(estimator, X, y, held)
+        X, y = columns(own, reference)
+        estimators[kind] = form(device).fit(X, y)
+        scores[kind] = _score(estimators[kind], X, y)
     for reason, names in sorted(_unsupported(rows).items()):
         notes.append(f"not supported here: {', '.join(names)}: {reason}")
     if not estimators:
         raise InputError("too few kernels measured to fit any kind (legal: a longer session; --resume goes on)")
     source = {key: environment[key] for key in ("name", "threads", "torch", "date") if key in environment}
+    if reference:
+        source["reference"] = reference
     return Fit(KernelProfile(device, estimators, scores, source), environment, rows, tuple(notes))
 
 
-def columns(rows: Sequence[Row]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64]]:
-    """Shapes of rows of one kind as estimators take them, and times [s]."""
+def usual_reference(rows: Sequence[Row]) -> float:
+    """Median time of the reference kernel beside the rows [s]; 0 where it did not run."""
+    paces = [row.timing.reference for row in rows if row.timing is not None and row.timing.reference]
+    return float(f"{np.median(paces):.6g}") if paces else 0.0
+
+
+def columns(rows: Sequence[Row], reference: float = 0.0) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64]]:
+    """Shapes of rows of one kind as estimators take them, and times at a pace of the reference kernel [s]."""
     X: dict[str, NDArray[Any]] = {n: np.array([row.case.shape[n] for row in rows]) for n in rows[0].case.shape}
     for name in ("dtype", "operation", "tool"):
         X[name] = np.array([getattr(row.case, name) for row in rows])
     if rows[0].case.kind == "gemm":
         X["quantise"] = np.zeros(len(rows))  # the operand of a narrow format was made before
-    return X, np.array([row.timing.seconds for row in rows if row.timing is not None])
+    return X, np.array([row.timing.at(reference) for row in rows if row.timing is not None])
 
 
-def _score(estimator: Any, X: Mapping[str, Any], y: NDArray[np.float64], held: NDArray[np.bool_]) -> dict[str, Any]:
-    """Errors on rows the fit saw and on those it did not, beside the datasheet's and the nearest row's."""
-    found = np.abs(estimator.predict(X) / y - 1)
-    roofline = np.abs(estimator.roofline(X) / y - 1)
-    score: dict[str, Any] = {
-        "rows": len(y),
-        "held_out": int(held.sum()),
-        "parameters": len(estimator.fitted_) + len(estimator.tools_),
-        "fitted": _rounded(found[~held].mean()),
-    }
-    if held.any():
-        nearest = np.abs(nearest_times(estimator, X, y, ~held, held) / y[held] - 1)
-        score |= {
-            "mean": _rounded(found[held].mean()),
-            "median": _rounded(np.median(found[held])),
-            "roofline": _rounded(roofline[held].mean()),
-            "roofline_median": _rounded(np.median(roofline[held])),
-            "nearest": _rounded(nearest.mean()),
-        }
+def _score(estimator: KernelEstimator, X: Mapping[str, Any], y: NDArray[np.float64]) -> dict[str, Any]:
+    """Errors of rows left out, and the medians of large products: by the fit and by the datasheet alone."""
+    score, predicted = cross_validate(estimator, X, y)
+    more: dict[str, Any] = {}
     if estimator.kind == "gemm":
-        large = held & (X["m"].astype(float) * X["n"] * X["k"] >= LARGE)
+        large = X["m"].astype(float) * X["n"] * X["k"] >= LARGE
         if large.any():
-            score |= {"large": int(large.sum()), "large_median": _rounded(np.median(found[large]))}
-    return score
+            medians = (np.median(np.abs(found / y - 1)[large]) for found in (predicted, estimator.roofline(X)))
+            names = ("large_median", "large_roofline")
+            more = {"large": int(large.sum())} | {n: round(float(v), 4) for n, v in zip(names, medians, strict=True)}
+    return score.to_dict() | more
 
 
 def _unsupported(rows: Sequence[Row]) -> dict[str, list[str]]:
@@ -140,11 +135,3 @@ def _unsupported(rows: Sequence[Row]) -> dict[str, list[str]]:
             names = found.setdefault(row.reason, [])
             names += [name] if name not in names else []
     return found
-
-
-def _some(X: Mapping[str, Any], mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    return {name: column[mask] for name, column in X.items()}
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 4)

@@ -86,6 +86,20 @@ def predict(shape: LayerShape, device: Device, tp: int = 1, turns: float = 1.0) 
     return found
 
 
+def shared(device: Device, whole: Device) -> Device:
+    """A core of a host whose cores all work: no more of the memory's bandwidth than its share.
+
+    Parameters
+    ----------
+    device : Device
+        Of one rank's threads, measured alone.
+    whole : Device
+        The host with all its cores at work.
+    """
+    share = whole.memory_bandwidth * device.compute_units / whole.compute_units
+    return replace(device, name=f"{device.name}-shared", memory_bandwidth=min(device.memory_bandwidth, share))
+
+
 def build(
     shape: LayerShape, tp: int = 1, reduce: Callable[[torch.Tensor], object] | None = None
 ) -> Callable[[int], object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from .shapes import Case
 from .timing import Run, Timing
 
 FORMAT = 1
-STEADY = 1.15  # time of the reference kernel over its best, from which a measurement beside it is taken again
 Report = Callable[[int, int, str], None]
 """Takes kernels done, kernels in all, and what is measured now."""
 
@@ -35,18 +34,15 @@ class Row:
         None where it does not run here.
     reason : str
         Why it does not.
-    pace : float
-        Time of a reference kernel just after, over its best: above 1 the machine was slower than it can be.
     """
 
     case: Case
     timing: Timing | None
     reason: str = ""
-    pace: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        said = {"unsupported": self.reason} if self.timing is None else {**asdict(self.timing), "pace": self.pace}
+        said = {"unsupported": self.reason} if self.timing is None else {**asdict(self.timing)}
         return {**self.case.to_dict(), **said}
 
     @classmethod
@@ -55,11 +51,11 @@ class Row:
         case = Case(*(data[name] for name in ("kind", "shape", "dtype", "operation", "tool")))
         if "unsupported" in data:
             return cls(case, None, str(data["unsupported"]))
-        names = ("seconds", "low", "high", "wall", "repetitions")
+        names = ("seconds", "low", "high", "wall", "repetitions", "reference")
         timing = Timing(*(data[name] for name in names))
         if not 0 < timing.seconds < float("inf"):
             raise ValueError(f"seconds {timing.seconds}")
-        return cls(case, timing, pace=float(data.get("pace", 1.0)))
+        return cls(case, timing)
 
 
 @dataclass
@@ -143,12 +139,8 @@ class Session:
         timer: Callable[[Run], Timing],
         report: Report | None = None,
         deadline: float = float("inf"),
-        reference: Callable[[], float] | None = None,
     ) -> None:
         """Measure what is not there yet; an interrupt ends it and keeps what is there.
-
-        Where the reference says that the machine was slower than it can be, a kernel is measured once more at the
-        end, if there is time, and the measurement at the better pace kept.
 
         Parameters
         ----------
@@ -160,19 +152,7 @@ class Session:
             Is told of the progress.
         deadline : float
             On the clock of `time.monotonic` [s]; kernels after it are counted in `late`.
-        reference : callable, optional
-            Time of a kernel that is always the same [s].
         """
-        times: dict[str, float] = {}
-
-        def add(case: Case) -> Row:
-            row = _measured(case, make, timer)
-            if reference is not None:
-                times[case.key] = reference()
-                row = replace(row, pace=times[case.key] / min(times.values()))
-            self._write(row.to_dict())
-            return row
-
         done = {row.case.key for row in self.rows}
         left, number = [case for case in cases if case.key not in done], 0
         try:
@@ -182,21 +162,8 @@ class Session:
                     return
                 if report is not None:
                     report(len(cases) - len(left) + number, len(cases), case.key)
-                self.rows.append(add(case))
-            number = len(left)
-            # What was the best is known only now.
-            best = min(times.values(), default=1.0)
-            paces = {place: times.get(row.case.key, best) / best for place, row in enumerate(self.rows)}
-            for place in sorted(paces, key=lambda place: -paces[place]):
-                if paces[place] < STEADY or time.monotonic() > deadline:
-                    break
-                if report is not None:
-                    report(len(cases), len(cases), f"again: {self.rows[place].case.key}")
-                row = add(self.rows[place].case)
-                if row.timing is not None and row.pace < paces[place]:
-                    self.rows[place] = row
-                else:
-                    self._write(self.rows[place].to_dict())
+                self.rows.append(_measured(case, make, timer))
+                self._write(self.rows[-1].to_dict())
         except KeyboardInterrupt:
             self.interrupted, self.late = True, len(left) - number
         if report is not None and not self.interrupted:

@@ -1,4 +1,4 @@
-"""Which kernels to measure: shapes that fill the space that models need, and the part that is held out.
+"""Which kernels to measure: shapes that fill the space that models need.
 
 Sizes are drawn from Halton's sequence (low discrepancy, seeded) in the logarithm of each size, between the smallest
 and largest that the products of the models have; every third product has the very widths of one. A kernel that would
@@ -7,12 +7,10 @@ take too long on the device is cut down in the size that has no meaning of its o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +18,6 @@ from numpy.typing import NDArray
 from ...models.architecture import Transformer
 from ...models.products import DTYPE_BYTES
 
-HELD_OUT = 5  # one shape of so many
 DEGREES = (1, 2, 4, 8)  # of tensor parallelism, which widths are divided by
 SMALLEST = 256  # width that products are drawn from at most, however wide the models
 STREAMING = ("add", "activation", "norm")
@@ -61,11 +58,6 @@ class Case:
         """Text that tells it from others."""
         shape = " ".join(f"{name}={value}" for name, value in sorted(self.shape.items()))
         return " ".join(part for part in (self.kind, self.operation, self.dtype, self.tool, shape) if part)
-
-    @property
-    def held_out(self) -> bool:
-        """Whether a fit may not see it: by a checksum of its shape, the same for every format and library."""
-        return crc32(json.dumps([self.kind, *sorted(self.shape.items())]).encode()) % HELD_OUT == 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

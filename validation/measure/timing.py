@@ -2,6 +2,9 @@
 
 Launches of a kernel take turns over copies of its operands that do not fit the cache together, so `run` is called
 with the number of the launch. Short kernels are timed several at a time.
+
+A processor may be shared with what nobody here sees: on a virtual machine one product takes twice as long in one second
+as in the next. A reference product runs between the repetitions, and times are compared at one time of it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ Run = Callable[[int], object]
 LEAST, MOST = 5, 200  # repetitions
 HOST_GROUP = 50e-6  # a group of launches on a host lasts this long at least: reading its clock takes 0.1 to 0.5 us [s]
 DEVICE_GROUP = 200e-6  # and on a GPU: its events resolve about 0.5 us [s]
+REFERENCE = 256  # side of the reference product: half a millisecond
+REFERENCE_EVERY = 20e-3  # [s]
+SETTLE, REFERENCES = 2, 3  # launches of it until its operands are back in the caches, and launches that count
 GRAPH_CALLS = 50  # launches in a graph at most
 
 
@@ -36,6 +42,8 @@ class Timing:
     wall : float
         Median by the clock on the wall [s]; larger than `seconds` where other programs held the core.
     repetitions : int
+    reference : float
+        Median of the reference kernel between them [s]; 0 where there is none.
     """
 
     seconds: float
@@ -43,13 +51,34 @@ class Timing:
     high: float
     wall: float
     repetitions: int
+    reference: float = 0.0
+
+    def at(self, reference: float) -> float:
+        """Median at the pace at which the reference kernel takes that long [s]; as measured where 0 is given or known.
+
+        Parameters
+        ----------
+        reference : float
+            [s]
+        """
+        return self.seconds * reference / self.reference if reference and self.reference else self.seconds
 
 
-def summary(times: Sequence[float], wall: Sequence[float] | None = None) -> Timing:
+def summary(times: Sequence[float], wall: Sequence[float] | None = None, reference: Sequence[float] = ()) -> Timing:
     """Median and spread of times [s]."""
     low, middle, high = np.percentile(np.asarray(times, dtype=float), [20, 50, 80])
     other = middle if wall is None else np.median(wall)
-    return Timing(float(middle), float(low), float(high), float(other), len(times))
+    pace = float(np.median(reference)) if len(reference) else 0.0
+    return Timing(float(middle), float(low), float(high), float(other), len(times), pace)
+
+
+def reference_product() -> Run:
+    """Product of square matrices that the caches hold: shows how fast the processor is just now."""
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(REFERENCE, REFERENCE, generator=random) for _ in range(2))
+    return lambda _: torch.mm(left, right)
 
 
 class HostTimer:
@@ -63,10 +92,12 @@ class HostTimer:
     threads : int
     budget : float
         Time for the repetitions of a kernel [s].
+    reference : callable, optional
+        Launches a kernel that is always the same, timed between the repetitions.
     """
 
-    def __init__(self, threads: int, budget: float = 0.3):
-        self.threads, self.budget = threads, budget
+    def __init__(self, threads: int, budget: float = 0.3, reference: Run | None = None):
+        self.threads, self.budget, self.reference = threads, budget, reference
         self.clock = time.thread_time if threads == 1 else time.perf_counter
 
     def __call__(self, run: Run) -> Timing:
@@ -77,15 +108,29 @@ class HostTimer:
         group = max(1, ceil(HOST_GROUP / max(time.perf_counter() - begin, 1e-7)))
         times: list[float] = []
         walls: list[float] = []
-        launch, end = 2, time.perf_counter() + self.budget
+        paces: list[float] = []
+        launch, last, end = 2, -REFERENCE_EVERY, time.perf_counter() + self.budget
         while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
+            if self.reference is not None and time.perf_counter() > last + REFERENCE_EVERY:
+                paces.append(self.pace())
+                last = time.perf_counter()
             wall, own = time.perf_counter(), self.clock()
             for i in range(launch, launch + group):
                 run(i)
             times.append((self.clock() - own) / group)
             walls.append((time.perf_counter() - wall) / group)
             launch += group
-        return summary(times, walls)
+        return summary(times, walls, paces)
+
+    def pace(self) -> float:
+        """Time of the reference kernel now [s]."""
+        assert self.reference is not None
+        times = []
+        for launch in range(SETTLE + REFERENCES):
+            own = self.clock()
+            self.reference(launch)
+            times.append(self.clock() - own)
+        return float(np.median(times[SETTLE:]))
 
 
 class CudaTimer:

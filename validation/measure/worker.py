@@ -1,6 +1,7 @@
 """One rank of a measurement of collectives: ``python -m commlens.validation.measure.worker``, told by its environment.
 
-Every repetition starts at a barrier and counts as the slowest rank's. Rank 0 appends a line of JSON per kind and size.
+Every repetition starts at a barrier and counts as the slowest rank's. Rank 0 appends a line of JSON per kind and size;
+of a layer it also says how long the reference product took beside it, the mean of the ranks.
 Gloo reduces and scatters by one all-reduce per rank, which is no reduce-scatter: here ranks pass partial sums around a
 ring instead, as other libraries do.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .layer import LayerShape, build
-from .timing import summary
+from .timing import HostTimer, reference_product, summary
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +121,11 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
         dist.all_reduce(joined, op=dist.ReduceOp.MAX)
         return [float(value) for value in joined.tolist()]
 
+    def mean(values: list[float]) -> list[float]:
+        joined = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(joined)
+        return [float(value) / world for value in joined.tolist()]
+
     try:
         if plan.layer is None:
             run = make(kind, elements, rank, world, device, plan.backend)
@@ -141,8 +147,11 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
     run()
     wait()
     first = slowest([time.perf_counter() - begin])[0]
-    times, ran = [], []
+    timer = HostTimer(plan.threads, reference=None if plan.layer is None else reference_product())
+    times, ran, paces = [], [], []
     for _ in range(min(MOST, max(FEWEST, int(plan.budget / max(first, 1e-6))))):
+        if timer.reference is not None:
+            paces.append(timer.pace())
         dist.barrier()
         wait()
         begin, own = time.perf_counter(), time.thread_time()
@@ -150,9 +159,8 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
         wait()
         times.append(time.perf_counter() - begin)
         ran.append(time.thread_time() - own)
-    found, busy = summary(slowest(times)), summary(slowest(ran)).seconds
-    spread = {"seconds": found.seconds, "low": found.low, "high": found.high}
-    return {**spread, "busy": busy, "repetitions": found.repetitions}
+    found = summary(slowest(times), reference=mean(paces) if paces else ())
+    return {**asdict(found), "busy": summary(slowest(ran)).seconds}
 
 
 def make(kind: str, elements: int, rank: int, world: int, device: torch.device, backend: str) -> Callable[[], object]:
@@ -195,10 +203,11 @@ def make(kind: str, elements: int, rank: int, world: int, device: torch.device, 
                 one.wait()
 
         return pass_on
-    return lambda: ring_reduce_scatter(whole, rank, world)
+    room = torch.empty(2, elements // world)
+    return lambda: ring_reduce_scatter(whole, rank, world, room)
 
 
-def ring_reduce_scatter(whole: torch.Tensor, rank: int, world: int) -> torch.Tensor:
+def ring_reduce_scatter(whole: torch.Tensor, rank: int, world: int, room: torch.Tensor) -> torch.Tensor:
     """Sum over the ranks of this rank's part of a buffer, by partial sums that go around a ring.
 
     Parameters
@@ -206,20 +215,21 @@ def ring_reduce_scatter(whole: torch.Tensor, rank: int, world: int) -> torch.Ten
     whole : torch.Tensor
         Of a multiple of `world` elements; kept as it is.
     rank, world : int
+    room : torch.Tensor
+        Of two parts, which take turns for what arrives.
 
     Returns
     -------
     torch.Tensor
-        Part number `rank`.
+        Part number `rank`, in `room`.
     """
-    import torch
     import torch.distributed as dist
 
     parts = whole.view(world, -1)
     after, before = (rank + 1) % world, (rank - 1) % world
     mine = parts[(rank - 1) % world]
     for step in range(2, world + 1):
-        arrived = torch.empty_like(mine)
+        arrived = room[step % 2]
         sending = dist.isend(mine.contiguous(), after)
         dist.recv(arrived, before)
         sending.wait()  # type: ignore[union-attr]
