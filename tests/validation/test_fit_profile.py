@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from commlens.hardware import InSwitch, Protocol, load_cluster, load_profile
+from commlens.hardware.profile import PROTOCOLS
 from commlens.validation.fit_profile import errors, fit, predict, with_profile
 
 
@@ -29,10 +30,10 @@ TRUTH = replace(
 )
 
 
-def measured(ranks=(2, 4, 8), kinds=KINDS, noise=0.03, seed=0):
+def measured(ranks=(2, 4, 8), kinds=KINDS, noise=0.03, seed=0, truth=TRUTH):
     cluster = load_cluster("dgx-a100")
     bare = [Sample(kind, n, size) for kind in kinds for n in ranks for size in SIZES]
-    times = predict(TRUTH, cluster, bare) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(bare)))
+    times = predict(truth, cluster, bare) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(bare)))
     return cluster, [replace(sample, time=float(time)) for sample, time in zip(bare, times, strict=True)]
 
 
@@ -47,6 +48,20 @@ def test_known_parameters_come_back():
     assert np.abs(errors(found.profile, cluster, samples)).mean() < 0.03
     fresh = measured(seed=7)[1]
     assert np.abs(errors(found.profile, cluster, fresh)).mean() < 0.04
+
+
+def test_calls_of_milliseconds_come_back():
+    """As among processes of one host, where a message is a matter for the kernel."""
+    slow = {
+        name: replace(part, base=500 * part.base, hop=500 * part.hop, efficiency=0.1 * part.efficiency)
+        for name in PROTOCOLS
+        for part in [getattr(TRUTH, name)]
+    }
+    cluster, samples = measured(truth=replace(TRUTH, **slow))
+    found = fit(samples, cluster)
+    assert found.profile.low.base == pytest.approx(3e-3, rel=0.15)
+    assert found.profile.bulk.efficiency == pytest.approx(0.07, rel=0.1)
+    assert np.abs(errors(found.profile, cluster, samples)).mean() < 0.06
 
 
 def test_outliers_do_not_pull():
