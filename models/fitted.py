@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..hardware import Device
-from .estimators import KernelProfile
+from .estimators import DecodeEstimator, KernelProfile
 from .estimators.streaming import PASSES
 
 # Elementwise kernels by what they do: an operation of `StreamingEstimator`. Others stream as an addition does.
@@ -25,6 +25,8 @@ OPERATIONS = {
     "activation": "activation",
 }
 SIZES = {"fp32": 4, "bf16": 2}
+# Shares of the memory bandwidth that were fitted, best known first. One above 1 is of tensors that a cache held.
+BANDWIDTH = (("streaming", "add"), ("gemm", "memory"))
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class FittedTimes:
         fits, changes = self.profile.estimators, dict[str, Any]()
         if "gemm" in fits:
             values = fits["gemm"].values_
-            changes = {"gemm_efficiency": values["matrix"], "memory_efficiency": values["memory"]}
-            changes["launch_overhead"] = values["launch"]
-        if "streaming" in fits:
-            changes["memory_efficiency"] = min(1.0, fits["streaming"].values_["add"])
+            changes = {"gemm_efficiency": values["matrix"], "launch_overhead": values["launch"]}
+        shares = [fits[kind].values_[name] for kind, name in BANDWIDTH if kind in fits]
+        if shares:
+            changes["memory_efficiency"] = next((share for share in shares if share <= 1), 1.0)
         return replace(device, **changes)
 
     def gemm(self, m: Any, n: Any, k: Any, dtype: str) -> Any:
@@ -102,4 +104,13 @@ def fitted(device: Device) -> FittedTimes | None:
         return None
     profile = KernelProfile.load(device.profile)
     moved = profile if profile.device.name == device.name else profile.for_device(device)
-    return FittedTimes(moved, profile.device.name)
+    return FittedTimes(_cold(moved), profile.device.name)
+
+
+def _cold(profile: KernelProfile) -> KernelProfile:
+    """The profile as programs see it: between two steps of a layer, keys of all others have passed the cache."""
+    kind = DecodeEstimator.kind
+    if kind not in profile.estimators:
+        return profile
+    decode = profile.estimators[kind].for_device(replace(profile.device, cache_capacity=0.0))
+    return replace(profile, estimators={**profile.estimators, kind: decode})

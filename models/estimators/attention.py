@@ -27,8 +27,10 @@ class PrefillEstimator(KernelEstimator):
 
     Columns batch, seq_q, seq_kv (0: as seq_q), heads, kv_heads, head_dim. A block of 128 queries of a head takes
     its visible keys in blocks of 128, masked ones in the last block too. Blocks differ in length: beside the mean
-    load of a compute unit, a share of the longest block is waited for at the end. Exponentials are counted after the
-    products, at the rate of the special-function units.
+    load of a compute unit, a share of the longest block is waited for at the end. Keys before the new tokens are
+    split among units that would idle, as in decode, and a block of fewer queries is filled with those of the heads
+    that share its keys (FlashAttention-3). Exponentials are counted after the products, at the rate of the
+    special-function units.
     """
 
     kind = "attention_prefill"
@@ -42,11 +44,15 @@ class PrefillEstimator(KernelEstimator):
     }
 
     def _seconds(self, shapes: Shapes, values: Values) -> NDArray[np.float64]:
-        device, count = self.device, shapes["batch"] * shapes["heads"]
-        blocks = np.ceil(shapes["seq_q"] / TILE)
-        seen = np.ceil((self._keys(shapes) - shapes["seq_q"]) / TILE) * TILE  # before the first new token
-        scores = count * TILE * blocks * (seen + TILE * (blocks + 1) / 2)
-        longest = TILE * (seen + TILE * blocks)
+        device, group = self.device, np.maximum(1.0, shapes["heads"] / shapes["kv_heads"])
+        packed = np.minimum(group, np.ceil(group * shapes["seq_q"] / TILE))
+        count = shapes["batch"] * shapes["heads"] / group * packed
+        blocks, last = np.ceil(shapes["seq_q"] / TILE), np.ceil(self._keys(shapes) / TILE)
+        seen = np.ceil((self._keys(shapes) - shapes["seq_q"]) / TILE)  # blocks of keys before the new tokens
+        # Every block of queries sees one block of keys more than that before it, and the last one no more than all.
+        scores = count * TILE**2 * ((blocks - 1) * (seen + blocks / 2) + last)
+        parts = np.maximum(1.0, np.minimum(seen, device.compute_units / (count * blocks)))
+        longest = TILE**2 * (seen / parts + last - seen)
         rate = self._peak(shapes) / device.compute_units * values["matrix"]
         per_score = 4 * shapes["head_dim"] / rate + 1 / (EXPONENTIALS * device.clock)
         arithmetic = (scores / device.compute_units + values["longest"] * longest) * per_score
@@ -79,7 +85,8 @@ class DecodeEstimator(KernelEstimator):
 
     Columns batch, seq_kv, heads, kv_heads, head_dim. Key-value heads of sequences are the items that compute units
     work on; keys come in whole blocks of 128. Where items are fewer than units, contexts are split, and the parts
-    merged. A cache that fits the last-level cache comes from there, since benchmarks repeat a kernel.
+    merged. A cache that fits the last-level cache comes from there, since benchmarks repeat a kernel. Many query heads
+    on few keys are bound by arithmetic, taken at the peak.
     """
 
     kind = "attention_decode"
@@ -100,6 +107,7 @@ class DecodeEstimator(KernelEstimator):
         fits = items * shapes["seq_kv"] * per_key < device.cache_capacity
         bandwidth = device.memory_bandwidth * values["memory"]
         keys = items * blocks * TILE * per_key / (bandwidth * np.where(fits, values["cached"], 1.0))
+        keys = np.maximum(keys, self._ideal(shapes)[0] / self._peak(shapes))
         waves = np.ceil(items / device.compute_units)
         parts = np.maximum(1.0, np.minimum(blocks, device.compute_units / items))
         queries = 2 * shapes["batch"] * shapes["heads"] * shapes["head_dim"] * element_bytes(shapes)

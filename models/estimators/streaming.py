@@ -21,7 +21,8 @@ class StreamingEstimator(KernelEstimator):
     """Kernels that only stream: columns m (rows), n (width of a row of the output) and the text `operation`.
 
     An addition runs over all elements alike. Activations and norms give each row to one block, which takes it
-    at the rate of a single block: with few rows that, and not the bandwidth of the device, is what counts.
+    at the rate of a single block: with few rows that, and not the bandwidth of the device, is what counts. Shares
+    above 1 are of tensors that the last-level cache holds; what it does not hold comes from memory.
     """
 
     kind = "streaming"
@@ -45,7 +46,8 @@ class StreamingEstimator(KernelEstimator):
         unit = device.memory_bandwidth / device.compute_units * values["row"]
         alone = np.where(operation == "add", 0.0, row / unit) + np.where(operation == "norm", values["reduce"], 0.0)
         block = values["launch"] + values["spread"] * filled + alone
-        return np.asarray(blend(SHARPNESS, block, rows * row / (device.memory_bandwidth * share)))
+        time = blend(SHARPNESS, block, rows * row / (device.memory_bandwidth * share))
+        return np.maximum(time, (self._ideal(shapes)[1] - device.cache_capacity) / device.memory_bandwidth)
 
     def _ideal(self, shapes: Shapes) -> tuple[Any, Any]:
         passes = np.where(shapes["operation"] == "norm", 2.0, PASSES)

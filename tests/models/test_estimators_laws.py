@@ -21,7 +21,7 @@ from commlens.models.estimators.base import blend
 from commlens.models.estimators.expert_loads import expert_rows
 from commlens.models.products import TILE_PENALTY, gemm_time
 
-H100, A100 = load_device("h100-sxm"), load_device("a100-80-sxm")
+H100, A100, H20 = load_device("h100-sxm"), load_device("a100-80-sxm"), load_device("h20-sxm")
 
 
 def with_values(made, **values):
@@ -66,14 +66,14 @@ def test_quantising_is_a_kernel_before_a_narrow_product():
     assert made.predict(wide) == made.predict({**wide, "quantise": 0})
 
 
-@pytest.mark.parametrize(("query", "context"), [(1, 0), (128, 0), (500, 0), (300, 1000), (128, 128)])
+@pytest.mark.parametrize(("query", "context"), [(128, 0), (500, 0), (300, 1000), (128, 128), (127, 1), (65, 1000)])
 def test_prefill_counts_visible_blocks(query, context):
     """Every block of queries over every block of keys that any of them may see, one by one."""
     made = with_values(PrefillEstimator(H100), launch=1e-6, matrix=0.5, longest=0.0, query_passes=0.0, key_passes=0.0)
     blocks = 0
     for first in range(0, query, 128):
-        last = context - context % -128 + first + 127 if context % 128 else context + first + 127
-        blocks += sum(1 for key in range(0, last + 1, 128) if key <= last)
+        last = context + min(query, first + 128) - 1
+        blocks += len(range(0, last + 1, 128))
     scores = 3 * 2 * blocks * 128 * 128
     per_score = 4 * 128 * 132 / (0.5 * H100.flops("bf16")) + 1 / (16 * H100.clock)
     shape = {"batch": 3, "heads": 2, "kv_heads": 1, "seq_q": query, "seq_kv": query + context}
@@ -82,6 +82,42 @@ def test_prefill_counts_visible_blocks(query, context):
     streamed = traffic / (H100.memory_bandwidth * H100.memory_efficiency)
     expected = 1e-6 + (arithmetic**5 + streamed**5) ** 0.2
     assert made.predict(shape)[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_queries_of_heads_that_share_keys_fill_a_block():
+    """Few new tokens, as where drafts are verified, take as long as one, until a block is full."""
+    made = with_values(PrefillEstimator(H20), longest=0.0, query_passes=0.0, key_passes=0.0)
+    shape = {"batch": 64, "heads": 64, "kv_heads": 8, "seq_kv": 8192}
+    times = made.predict({**shape, "seq_q": np.array([1, 16, 17, 32, 128])}) - made.values_["launch"]
+    assert times[1:] / times[0] == pytest.approx([1, 2, 2, 8], rel=0.01)
+    own = {**shape, "kv_heads": 64}  # no head shares keys
+    assert made.predict({**own, "seq_q": 1}) == pytest.approx(made.predict({**own, "seq_q": 100}), rel=0.01)
+
+
+def test_a_long_context_of_few_blocks_is_split_among_idle_units():
+    made = with_values(PrefillEstimator(H100), longest=1.0)
+    shape = {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 128, "seq_kv": 2**20}
+    alone = 128 * 2**20 * (4 * 128 * 132 / (0.6 * H100.flops("bf16")) + 1 / (16 * H100.clock))  # one block, one unit
+    assert made.predict(shape)[0] == pytest.approx(alone * 8 / 132 * 2, rel=0.05)
+
+
+@given(
+    batch=st.integers(1, 64),
+    query=st.integers(1, 4000),
+    context=st.integers(0, 100000),
+    heads=st.sampled_from([1, 8, 32]),
+    shared=st.sampled_from([1, 8]),
+    more=st.sampled_from(["batch", "seq_kv", "heads", "kv_heads", "head_dim"]),
+    name=st.sampled_from(["h100-sxm", "h20-sxm", "mi300x", "l40s"]),
+)
+def test_prefill_of_more_takes_no_less_and_no_less_than_the_datasheet(batch, query, context, heads, shared, more, name):
+    made = with_values(PrefillEstimator(load_device(name)))
+    shape = {"batch": batch, "seq_q": query, "seq_kv": query + context, "heads": heads, "head_dim": 128}
+    shape["kv_heads"] = max(1, heads // shared)
+    larger = {**shape, more: 2 * shape[more]}
+    if larger["kv_heads"] <= heads:
+        assert made.predict(larger)[0] >= made.predict(shape)[0] * (1 - 1e-9)
+    assert made.predict(shape)[0] >= made.roofline(shape)[0] * (1 - 1e-9)
 
 
 def test_long_prefill_reaches_its_share_of_the_peak():
@@ -98,6 +134,16 @@ def test_decode_of_much_context_is_bound_by_memory():
     shape = {"batch": 64, "heads": 32, "kv_heads": 8, "seq_kv": 65536}
     cache = 64 * 8 * 65536 * 2 * 128 * 2
     assert made.predict(shape)[0] == pytest.approx(cache / (0.9 * H100.memory_bandwidth), rel=0.01)
+
+
+@pytest.mark.parametrize("device", [H100, H20])
+def test_many_query_heads_on_one_key_head_are_bound_by_arithmetic_where_there_is_little(device):
+    made = with_values(DecodeEstimator(device))
+    shape = {"batch": 128, "heads": 128, "kv_heads": 1, "seq_kv": 32768, "head_dim": 576}
+    assert made.predict(shape)[0] >= made.roofline(shape)[0]
+    bound = device.flops("bf16") / device.memory_bandwidth < 128
+    flops = 4 * 128 * 128 * 32768 * 576
+    assert bound == (made.predict(shape)[0] == pytest.approx(flops / device.flops("bf16"), rel=0.01))
 
 
 def test_decode_takes_keys_in_whole_blocks_and_small_caches_from_the_cache():
@@ -118,6 +164,13 @@ def test_streaming_of_much_is_bound_by_memory_and_of_one_row_by_its_block():
     one = made.predict({"m": 1, "n": 28672, "operation": "activation"})[0]
     assert one == pytest.approx(1e-6 + 6 * 28672 * 108 / (0.4 * A100.memory_bandwidth), rel=1e-3)
     assert made.predict({"m": 1, "n": 28672, "operation": "add"})[0] < one / 2
+
+
+def test_what_no_cache_holds_streams_no_faster_than_memory():
+    made = with_values(StreamingEstimator(H100), add=1.2)
+    small, large = (made.predict({"m": m, "n": 4096, "operation": "add"})[0] for m in (2048, 2**20))
+    assert small < 6 * 2048 * 4096 / H100.memory_bandwidth  # held by the cache
+    assert large == pytest.approx((6 * 2**20 * 4096 - H100.cache_capacity) / H100.memory_bandwidth)
 
 
 @given(

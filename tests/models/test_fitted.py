@@ -49,12 +49,30 @@ def test_a_product_takes_the_time_of_the_profile_less_its_launch():
 
 def test_attention_and_streaming_too():
     make = kernels()
-    (decode,) = make.attention(8, 1, 4096, 8, 1, 128, 128, True)
-    whole = PROFILE.seconds("attention_decode", batch=8, seq_kv=4096, heads=8, kv_heads=1, head_dim=128, dtype="bf16")
+    (decode,) = make.attention(64, 1, 4096, 8, 1, 128, 128, True)
+    whole = PROFILE.seconds("attention_decode", batch=64, seq_kv=4096, heads=8, kv_heads=1, head_dim=128, dtype="bf16")
     assert decode.time + PROFILE.estimators["attention_decode"].values_["launch"] == pytest.approx(whole)
     (norm,) = make.elementwise("norm", 4096 * 8192, 4096, 3)
     whole = PROFILE.seconds("streaming", operation="norm", m=4096, n=8192, dtype="bf16")
     assert norm.time + PROFILE.estimators["streaming"].values_["launch"] == pytest.approx(whole)
+
+
+def test_keys_of_a_layer_come_from_memory_in_a_program_though_a_benchmark_finds_them_in_the_cache():
+    shape = {"batch": 8, "seq_kv": 4096, "heads": 8, "kv_heads": 1, "head_dim": 128, "dtype": "bf16"}
+    assert PROFILE.device.cache_capacity > 8 * 4096 * 512
+    (decode,) = kernels().attention(8, 1, 4096, 8, 1, 128, 128, True)
+    values = PROFILE.estimators["attention_decode"].values_
+    streamed = 8 * 4096 * 512 / (values["memory"] * PROFILE.device.memory_bandwidth)
+    slower = decode.time + values["launch"] - PROFILE.seconds("attention_decode", **shape)
+    assert slower == pytest.approx(streamed * (1 - 1 / values["cached"]))
+
+
+def test_what_no_fit_times_streams_no_faster_than_memory():
+    assert PROFILE.estimators["streaming"].values_["add"] > 1  # of tensors that the cache held
+    (update,) = kernels().streamed("update", 1e9)
+    assert update.time == pytest.approx(
+        1e9 / PROFILE.estimators["gemm"].values_["memory"] / PROFILE.device.memory_bandwidth
+    )
 
 
 def test_arrays_are_as_scalars():
