@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from .catalog import catalog, show
+from .arguments import (
+    AsJson,
+    Csv,
+    Engine,
+    ScenarioPath,
+    Set,
+    devices_of,
+    grid_of,
+    scenario_of,
+    techniques_of,
+    window_of,
+)
+from .catalog import catalog
+from .console import progress, table, writing
 from .experts import place_experts
 from .hardware.errors import InputError
 from .models import study
-from .models.scenario import Scenario
 from .network import calibrate, collective, topology
 from .sequences import plan_sequences
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer(
     name="commlens",
@@ -41,20 +50,6 @@ app.command()(topology)
 app.command()(plan_sequences)
 app.command()(place_experts)
 
-ScenarioPath = Annotated[Path, typer.Argument(help="Scenario file (YAML or JSON).", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as in plan.tp=4; repeatable."),
-]
-Engine = Annotated[str, typer.Option(help="simulate (discrete-event) or estimate (closed form).")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the whole table to this file.")]
-
-# What a table for people shows; --json and --csv have every field.
-COLUMNS = [
-    "time_s", "tokens_per_second", "speedup", "speedup_low", "speedup_high", "mfu", "exposed_communication_s", "fits",
-]  # fmt: skip
-EMPTY = ("error", "speedup_low", "speedup_high")  # not shown where no row has any
 PLAN_COLUMNS = [
     "pp", "cp", "ep", "etp", "vp", "schedule", "sequence_parallel", "zero", "recompute", "offload",
     "micro_batch", "devices",
@@ -79,16 +74,16 @@ def simulate(
     predict = study.engine_of(engine)
     if (timeline or perfetto) and engine == "estimate":
         raise InputError("--timeline, --perfetto: an estimate has no trace (legal: --engine simulate)")
-    span = _window(window)
-    result = predict(_scenario(scenario, changes))
+    span = window_of(window)
+    result = predict(scenario_of(scenario, changes))
     if phase is not None and phase not in result.traces:
         raise InputError(f"--phase: {phase!r} (legal: {', '.join(result.traces)})")
     print(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
     if timeline:
-        with _writing("--timeline", timeline):
+        with writing("--timeline", timeline):
             result.timeline(phase=phase, window=span).figure.savefig(timeline, dpi=150, bbox_inches="tight")
     if perfetto:
-        with _writing("--perfetto", perfetto):
+        with writing("--perfetto", perfetto):
             result.to_perfetto(perfetto, phase=phase)
 
 
@@ -104,11 +99,11 @@ def compare(
     csv: Csv = None,
 ) -> None:
     """Predict one scenario with each of several techniques."""
-    case = _scenario(scenario, changes)
-    names = [[_technique(part) for part in text.split("+")] for text in techniques.split(",") if text]
-    with _progress("comparing") as step:
+    case = scenario_of(scenario, changes)
+    names = techniques_of(techniques)
+    with progress("comparing") as step:
         frame = study.compare(case, names or study.applicable(case), engine, step)
-    _table(frame, as_json, csv)
+    table(frame, as_json, csv)
 
 
 @app.command()
@@ -122,14 +117,11 @@ def sweep(
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes to spread the points over.")] = 1,
 ) -> None:
     """Predict every combination of the values of some keys."""
-    values = {}
-    for item in grid:
-        key, text = _pair("--grid", item)
-        values[key] = [_value("--grid", key, part) for part in text.split(",")]
-    base = _scenario(scenario, changes)
-    with _progress("sweeping") as step, _executor(workers) as executor:
+    values = grid_of("--grid", grid)
+    base = scenario_of(scenario, changes)
+    with progress("sweeping") as step, _executor(workers) as executor:
         frame = study.sweep(base, values, executor, engine, step)
-    _table(frame, as_json, csv, first=[*values], also=["error"])
+    table(frame, as_json, csv, first=[*values], also=["error"])
 
 
 @app.command()
@@ -154,21 +146,18 @@ def search(
     explain: Annotated[bool, typer.Option("--explain", help="Rank the scenario's own plan and say why.")] = False,
 ) -> None:
     """Find plans that fit, best first."""
-    case = _scenario(scenario, changes)
-    values: dict[str, Any] = {}
-    for item in space or []:
-        key, text = _pair("--space", item)
-        values[key] = [_value("--space", key, part) for part in text.split(",")]
+    case = scenario_of(scenario, changes)
+    values = grid_of("--space", space or [])
     if explain:
         from .models.search.report import explain as explained
 
         with _executor(workers) as executor:
             print(explained(case, space=values or None, by=by, executor=executor))
         return
-    with _progress("searching") as step, _executor(workers) as executor:
+    with progress("searching") as step, _executor(workers) as executor:
         frame = study.search(
             case,
-            _devices(devices),
+            devices_of(devices),
             step,
             keep=keep,
             by=by,
@@ -180,7 +169,7 @@ def search(
         )
     alike = {key: frame[key].iloc[0] for key in PLAN_COLUMNS if key in frame and frame[key].astype(str).nunique() == 1}
     differ = [key for key in PLAN_COLUMNS if key in frame and key not in alike]
-    _table(
+    table(
         frame, as_json, csv, first=["tp", "dp", *differ], also=["memory", "cost_per_million_tokens", "simulated_time_s"]
     )
     found = frame.attrs
@@ -211,21 +200,21 @@ def validate(
         page.check_writable(option, path)
     executed = None
     if references:
-        with _progress("running references"):
+        with progress("running references"):
             executed = run_references(family)
-    with _progress("validating") as step:
+    with progress("validating") as step:
         frame = run(family, step)
     if csv:
-        with _writing("--csv", csv):
+        with writing("--csv", csv):
             frame.to_csv(csv, index=False)
     if html or markdown:
         sections = report.sections(frame, executed)
-        with _progress("drawing"):
+        with progress("drawing"):
             if html:
-                with _writing("--html", html):
+                with writing("--html", html):
                     page.write_html(html, sections)
             if markdown:
-                with _writing("--markdown", markdown):
+                with writing("--markdown", markdown):
                     page.write_markdown(markdown, sections)
     print(report.to_json(frame, executed) if as_json else report.text(frame, executed))
 
@@ -253,95 +242,6 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _scenario(path: Path, changes: list[str] | None) -> Any:
-    scenario = Scenario.load(path)
-    if not changes:
-        return scenario
-    pairs = (_pair("--set", item) for item in changes)
-    return scenario.replace({key: _value("--set", key, text) for key, text in pairs})
-
-
-def _pair(option: str, item: str) -> tuple[str, str]:
-    key, equals, text = item.partition("=")
-    if not (key and equals and text):
-        raise InputError(f"{option}: {item!r} (legal: KEY=VALUE, as in plan.tp=4)")
-    return key, text
-
-
-def _value(option: str, key: str, text: str) -> Any:
-    """A value as a scenario file would hold it."""
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise InputError(f"{option} {key}: {text!r} is not a YAML value (legal: as in a scenario file)") from None
-
-
-def _devices(text: str | None) -> Any:
-    """`1024`, `64..4096` or `512,768` as a search takes it."""
-    if text is None:
-        return None
-    low, dots, high = text.partition("..")
-    try:
-        if dots:
-            return int(low), int(high)
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--devices: {text!r} (legal: as in 1024, 64..4096 or 512,768)") from None
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-def _window(text: str | None) -> tuple[float, float] | None:
-    from .hardware.units import parse_time
-
-    if text is None:
-        return None
-    start, comma, end = text.partition(",")
-    if not comma:
-        raise InputError(f"--window: {text!r} (legal: START,END, as in 2ms,2.5ms)")
-    span = parse_time(start, "--window"), parse_time(end, "--window")
-    if not 0 <= span[0] < span[1]:
-        raise InputError(f"--window: {text!r} (legal: 0 <= START < END)")
-    return span
-
-
-def _technique(text: str) -> str | dict[str, Any]:
-    """`t3` or `t3:arbitration=mca`."""
-    name, colon, options = text.partition(":")
-    if not colon:
-        return name
-    pairs = (_pair("--techniques", item) for item in options.split(":"))
-    return {"name": name, **{key: _value("--techniques", key, value) for key, value in pairs}}
-
-
-def _table(
-    frame: pd.DataFrame,
-    as_json: bool,
-    csv: Path | None,
-    first: list[str] | None = None,
-    also: list[str] | None = None,
-) -> None:
-    named = frame.index.name is not None
-    if csv:
-        with _writing("--csv", csv):
-            frame.to_csv(csv, index=named)
-    if as_json:
-        print(frame.reset_index(drop=not named).to_json(orient="records", indent=2))
-        return
-    chosen = [c for c in [*(first or []), *COLUMNS, *(also or [])] if c in frame]
-    chosen = [c for c in chosen if c not in EMPTY or not frame[c].isna().all()]
-    show(frame[chosen], index=named)
-
-
-@contextmanager
-def _writing(option: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{option}: cannot write {path}: {problem}") from None
-
-
 @contextmanager
 def _executor(workers: int) -> Iterator[Any]:
     if workers == 1:
@@ -352,15 +252,3 @@ def _executor(workers: int) -> Iterator[Any]:
 
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield pool
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, from the second second on and only on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .arguments import AsJson
+from .console import progress, writing
 from .hardware.errors import InputError
 
 
@@ -29,11 +31,9 @@ def place_experts(
         Path | None, typer.Option(help="Write the placement here (.json), as workload.routing.placement takes it.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture of traffic here (.png, .svg, .pdf).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Place experts so that tokens seldom change device, and seldomer node."""
-    # The bar and the writing of pictures are the command line's own, which imports this file.
-    from .cli import _progress, _writing
     from .models.routing.place import place
 
     if out is not None and out.suffix != ".json":
@@ -42,7 +42,7 @@ def place_experts(
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{option}: cannot write {path}: no folder {path.parent}")
     what: Any = cluster if nodes is None else {"preset": cluster, "nodes": nodes}
-    with _progress("placing") as step:
+    with progress("placing") as step:
         found = place(
             trace,
             what,
@@ -58,5 +58,5 @@ def place_experts(
     if out:
         found.save(out)
     if plot:
-        with _writing("--plot", plot):
+        with writing("--plot", plot):
             found.plot().savefig(plot, dpi=150, bbox_inches="tight")

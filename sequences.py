@@ -9,6 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from .arguments import AsJson, count_of, scenario_of
+from .catalog import show
+from .console import progress, writing
 from .hardware.errors import InputError
 
 _TABLE = [
@@ -39,15 +42,13 @@ def plan_sequences(
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds a solver may take; it then has its best plan.")] = 10.0,
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png, .svg, .pdf).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")] = False,
+    as_json: AsJson = False,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the scenario, as in plan.dp=64; repeatable."),
     ] = None,
 ) -> None:
     """Plan sequences of unlike length: who works on what, simulated."""
-    # The bar and the writing of pictures are the command line's own, which imports this file.
-    from .cli import _progress, _scenario, _writing
     from .models.sequences.run import batch_from, compare_sequences
     from .models.sequences.run import plan_sequences as planned
 
@@ -55,20 +56,20 @@ def plan_sequences(
         raise InputError("--scenario: missing (legal: a training scenario, or --costs)")
     if changes and scenario is None:
         raise InputError("--set: changes a scenario (legal: with --scenario)")
-    case = None if scenario is None else _scenario(scenario, changes)
+    case = None if scenario is None else scenario_of(scenario, changes)
     if plot is not None and method == "all":
         raise InputError("--plot: of one plan (legal: with one --method)")
     drawn = batch_from(
         lengths,
-        batch=_count("--batch", str(batch)),
+        batch=count_of("--batch", str(batch)),
         seed=seed,
         column=column,
-        tokens=None if tokens is None else _count("--tokens", tokens),
-        max_length=None if max_length is None else _count("--max-length", max_length),
+        tokens=None if tokens is None else count_of("--tokens", tokens),
+        max_length=None if max_length is None else count_of("--max-length", max_length),
         over="truncate" if truncate else "drop",
-        multiple=_count("--multiple", str(multiple)),
+        multiple=count_of("--multiple", str(multiple)),
     )
-    with _progress("planning") as step:
+    with progress("planning") as step:
         if method == "all":
             frame, _ = compare_sequences(case, drawn, costs=costs, time_limit=time_limit, progress=step)
         else:
@@ -77,8 +78,6 @@ def plan_sequences(
         if as_json:
             print(frame.reset_index().to_json(orient="records", indent=2))
             return
-        from .catalog import show
-
         print(f"{drawn.describe()}\n")
         show(frame.loc[frame["error"].isna(), [c for c in _TABLE if c in frame]], index=True)
         for name, reason in frame["error"].dropna().items():
@@ -86,20 +85,6 @@ def plan_sequences(
         return
     print(json.dumps(found.to_dict(), indent=2) if as_json else found.summary())
     if plot:
-        with _writing("--plot", plot):
+        with writing("--plot", plot):
             figure: Any = found.plot().figure
             figure.savefig(plot, dpi=150, bbox_inches="tight")
-
-
-def _count(option: str, text: str) -> int:
-    """A whole number of tokens or sequences, with K, M or G for thousands and Ki, Mi or Gi for powers of two."""
-    scales = {"K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-    number = text.strip()
-    factor = next((scales[unit] for unit in ("Ki", "Mi", "Gi", "K", "M", "G") if number.endswith(unit)), 1)
-    try:
-        value = float(number.rstrip("KMGi")) * factor
-        if value < 1 or value != int(value):
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise InputError(f"{option}: {text!r:.60} (legal: a whole number, 1 or more, as in 512, 32M or 2Mi)") from None
-    return int(value)

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOOR = {
     "hardware": 0, "solvers": 0, "simulator": 1, "models": 2, "validation": 3,
-    "cli": 4, "catalog": 4, "network": 4, "sequences": 4, "experts": 4, "measuring": 4, "__init__": 4, "__main__": 4,
+    "cli": 4, "arguments": 4, "console": 4, "catalog": 4,
+    "network": 4, "sequences": 4, "experts": 4, "measuring": 4, "__init__": 4, "__main__": 4,
 }  # fmt: skip
 NOT_SHIPPED = {"tests", "notebooks", "build", "dist"}
 MODULE_OF = {"pyyaml": "yaml"}  # distributions that are imported by another name
