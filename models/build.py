@@ -1,4 +1,4 @@
-"""Emits the tasks of a pass: kernels on the compute stream, collectives beside them.
+"""What techniques speak: blocks computed, outputs added up, parts of a sequence passed round.
 
 Techniques speak to this class only. A *handle* is a tuple of task ids, one per simulated rank;
 `start` is the handle everything may begin after. With folding one rank stands for all: its ring
@@ -8,23 +8,21 @@ neighbour is itself, which is what symmetry means.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
 
 from ..hardware import Cluster
-from ..simulator import Program
-from ..simulator.communicator import Collective, Communicator
 from .attention import beside
 from .blocks import Attend, Block, Exchange, Experts, Work
 from .dispatch import all_to_all
 from .groups import Group, Groups, communicator
 from .kernels import Kernel, Kernels
+from .tasks import Handle, Tasks
 
-Handle = tuple[int, ...]
+__all__ = ["Builder", "Handle"]
 
 
-class Builder:
+class Builder(Tasks):
     """Program of one tensor-parallel group.
 
     Parameters
@@ -49,27 +47,12 @@ class Builder:
         fold: bool = True,
         groups: Groups | None = None,
     ):
-        self.program = Program(name)
-        self.cluster, self.kernels, self.tp = cluster, kernels, tp
-        self.device = cluster.device
-        self.ranks = range(1 if fold else tp)
-        self.groups = groups
-        self.tensor = Group(cluster, tp) if groups is None else groups.tp
+        tensor = Group(cluster, tp) if groups is None else groups.tp
+        super().__init__(name, cluster, kernels, tensor, 1 if fold else tp)
+        self.tp, self.groups = tp, groups
         self.start: Handle = ()
         self.scheme: Callable[[Attend, Builder, Handle], Handle] = beside
         self.reach: Callable[[Experts, Builder], Iterable[Kernel | Exchange]] = all_to_all
-        self._last: Handle = ()  # of the compute stream
-        for rank in self.ranks:
-            self.program.resource(f"sm[{rank}]", 1.0)
-            self.program.resource(f"hbm[{rank}]", self.device.memory_bandwidth)
-            self.program.resource(f"link[{rank}]", cluster.link.bandwidth)
-            if cluster.nic is not None:
-                self.program.resource(f"nic[{rank}]", cluster.nic.bandwidth)
-
-    @cached_property
-    def group(self) -> Communicator:
-        """Communicator of the tensor-parallel ranks."""
-        return communicator(self.cluster, self.tensor.size, self.tensor.stride)
 
     @property
     def context(self) -> Group:
@@ -80,19 +63,6 @@ class Builder:
     def cp_size(self) -> int:
         """How many they are."""
         return int(self.context.size)
-
-    def previous(self, rank: int) -> int:
-        """The rank whose ring transfers arrive at `rank`."""
-        return (rank - 1) % len(self.ranks)
-
-    def every(self, *handles: Handle) -> tuple[int, ...]:
-        """All tasks of the handles, for a dependency on the whole group."""
-        return tuple(sorted({task for handle in handles for task in handle}))
-
-    @staticmethod
-    def own(index: int, *handles: Handle) -> tuple[int, ...]:
-        """The tasks of the handles that belong to one rank."""
-        return tuple(sorted({handle[index] for handle in handles if handle}))
 
     def compute(self, work: Block | Iterable[Work], after: Handle) -> Handle:
         """Kernels one after the other on the compute stream; the handle of the last.
@@ -147,72 +117,9 @@ class Builder:
         self._last = tuple(self.kernel(kernel, rank, self.own(i, after)) for i, rank in enumerate(self.ranks))
         return self._last
 
-    def kernel(
-        self,
-        kernel: Kernel,
-        rank: int,
-        after: tuple[int, ...],
-        queue: bool = False,
-        slow_writes: float = 0.0,
-    ) -> int:
-        """One kernel on one rank: all SMs for its time, its bytes of memory traffic.
-
-        Collectives come first where the two compete: their channels are resident on the SMs.
-
-        Parameters
-        ----------
-        kernel : Kernel
-        rank : int
-        after : tuple of int
-        queue : bool
-            Whether the kernel stands still while others occupy the DRAM queue.
-        slow_writes : float
-            Extra memory time of updates, as bytes of plain traffic [B].
-        """
-        traffic = min(kernel.memory_bytes + slow_writes, kernel.time * self.device.memory_bandwidth)
-        demand = {f"sm[{rank}]": kernel.time, f"hbm[{rank}]": traffic}
-        if queue:
-            demand[self.dram_queue(rank)] = kernel.time
-        return self.program.add(
-            kernel.name,
-            kind="compute",
-            rank=rank,
-            stream="compute",
-            after=after,
-            duration=kernel.time,
-            latency=kernel.overhead,
-            demand={k: v for k, v in demand.items() if v > 0},
-            priority=1,
-            flops=kernel.flops,
-            memory_bytes=kernel.memory_bytes,
-        )
-
-    def dram_queue(self, rank: int) -> str:
-        """The scheduler queue in front of a rank's memory, as a resource of one second per second."""
-        name = f"dram queue[{rank}]"
-        self.program.resource(name, 1.0)
-        return name
-
     def defer(self, block: Block, after: Handle) -> None:
         """Work of the block that nothing in this pass waits for; it fills the compute stream."""
         self.compute(block.deferred, after)
-
-    def join(self, handles: tuple[Handle, ...]) -> Handle:
-        """One handle that is done when all of them are."""
-        real = tuple(h for h in handles if h)
-        if len(set(real)) <= 1:
-            return real[0] if real else ()
-        return tuple(
-            self.program.add(
-                "join",
-                kind="sync",
-                rank=rank,
-                stream="sync",
-                after=self.own(i, *real),
-                duration=0.0,
-            )
-            for i, rank in enumerate(self.ranks)
-        )
 
     def all_reduce(self, block: Block, after: Handle, units: int | None = None) -> Handle:
         """Sum of the block's output over the group, scattered where the next block gathers its input."""
@@ -261,64 +168,3 @@ class Builder:
         most = max(size) if isinstance(size, Sequence) else size
         cost = communicator(self.cluster, group.size, group.stride).shift(most, distance)
         return self.collective(cost, after, stream, group=group)
-
-    def collective(
-        self,
-        cost: Collective,
-        after: Handle,
-        stream: str = "communication",
-        units: int | None = None,
-        shared: bool = True,
-        group: Group | None = None,
-        queued: bool = False,
-    ) -> Handle:
-        """A collective on one stream of every rank; starts when all ranks are ready.
-
-        Parameters
-        ----------
-        cost : Collective
-        after : Handle
-        stream : str
-        units : int, optional
-            Compute units it occupies; default the channels of its protocol.
-        shared : bool
-            False leaves out what it takes from kernels beside it (an ideal overlap).
-        group : Group, optional
-            Who takes part; default the tensor-parallel group.
-        queued : bool
-            Whether it also waits for all kernels emitted so far.
-        """
-        if cost.time == 0.0:
-            return after
-        if queued and self._last:
-            after = self.join((after, self._last)) if after else self._last
-        crossing = float((group or self.tensor).crossed(cost))
-        taken = cost.channels if units is None else units
-        share = min(1.0, taken / self.device.compute_units)
-        found = []
-        for rank in self.ranks:
-            demand = {f"link[{rank}]": min(cost.sent_bytes - crossing, cost.time * self.cluster.link.bandwidth)}
-            if crossing and self.cluster.nic is not None:
-                demand[f"nic[{rank}]"] = min(crossing, cost.time * self.cluster.nic.bandwidth)
-            if shared:
-                demand[f"sm[{rank}]"] = cost.time * share
-                demand[f"hbm[{rank}]"] = min(cost.memory_bytes, cost.time * self.device.memory_bandwidth)
-            found.append(
-                self.program.add(
-                    cost.kind,
-                    kind="communication",
-                    rank=rank,
-                    stream=stream,
-                    after=self.every(after),
-                    duration=cost.time,
-                    latency=self.kernels.software.collective_overhead,
-                    demand={k: v for k, v in demand.items() if v > 0},
-                    communication=cost.kind,
-                    communication_bytes=cost.sent_bytes,
-                    memory_bytes=cost.memory_bytes,
-                    read_bytes=cost.read_bytes,
-                    algorithm=cost.algorithm,
-                    protocol=cost.protocol,
-                )
-            )
-        return tuple(found)
