@@ -233,7 +233,7 @@ def _warnings(
     if not fits:
         yield f"memory does not fit: {format_size(memory['total'])} of {format_size(device.memory_capacity)}"
     for one in call.every:
-        text = one.technique.warns(scenario.model, plan) if one.technique.warns else ""
+        text = one.technique.warns(scenario.model, plan, device) if one.technique.warns else ""
         if text:
             yield text
     measured = fitted(device)
@@ -242,8 +242,6 @@ def _warnings(
     lost = scenario.workload.routing.dropped()
     if lost:
         yield f"{lost:.1%} of the copies of tokens find no room at capacity {scenario.workload.routing.capacity:g}"
-    if call.technique.name == "t3" and device.near_memory is None:
-        yield f"{device.name} has no near-memory compute: T3's hardware is assumed"
     stack = scenario.software
     if step_spread(scenario) is None and (stack.error is not None or measured is not None):
         what = "no interval" if measured is None else "the interval is that of kernels and collectives alone"

@@ -58,7 +58,7 @@ class Technique:
     holds : callable, optional
         ``holds(memory, plan)``: memory of a device by use, as it changes it.
     warns : callable, optional
-        ``warns(model, plan)``: what to know before its result is used; empty for nothing.
+        ``warns(model, plan, device)``: what to know before its result is used; empty for nothing.
     gathers_tokens : bool
         Whether a device has as many tokens in all of its work as its experts attract.
     """
@@ -76,7 +76,7 @@ class Technique:
     unfit: Callable[[Any, Any, Any], str] | None = None
     finish: Callable[..., Any] | None = None
     holds: Callable[[dict[str, float], Any], dict[str, float]] | None = None
-    warns: Callable[[Any, Any], str] | None = None
+    warns: Callable[[Any, Any, Any], str] | None = None
     gathers_tokens: bool = False
 
     @property

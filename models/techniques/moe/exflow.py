@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ....hardware import Device
 from ...architecture import Transformer
 from ...blocks import Exchange, Experts, Work
 from ...build import Builder
@@ -35,7 +36,7 @@ def unfit(model: Transformer, work: Workload, plan: Plan) -> str:
     return "" if work.phase != "training" else "is for inference (legal: workload.phase prefill, decode or generate)"
 
 
-def warning(model: Transformer, plan: Plan) -> str:
+def warning(model: Transformer, plan: Plan, device: Device) -> str:
     """What it does not save with several experts a token."""
     if model.experts_per_token == 1:
         return ""

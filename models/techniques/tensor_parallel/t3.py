@@ -24,10 +24,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ....hardware import Device
 from ....simulator.costs import LOW
+from ...architecture import Transformer
 from ...blocks import Block
 from ...build import Builder, Handle
 from ...kernels import Kernel
+from ...plan import Plan
 from ...step import Step
 from .. import technique
 
@@ -40,11 +43,17 @@ UPDATE_COST = 2.0  # where the device names none: CCDWL = 2 x CCDL, Table 1 as r
 Arbitration = Literal["plain", "mca", "ideal", "ideal_nmc"]
 
 
+def warning(model: Transformer, plan: Plan, device: Device) -> str:
+    """That a device is given hardware it does not have."""
+    return "" if device.near_memory else f"{device.name} has no near-memory compute: T3's hardware is assumed"
+
+
 @technique(
     family="tensor_parallel",
     paper="T3, arXiv 2401.16677",
     needs="track-and-trigger hardware and near-memory reduction (assumed where the device has none)",
     closed_form=False,
+    warns=warning,
 )
 def t3(step: Step, build: Builder, *, arbitration: Arbitration = "plain") -> Handle:
     """Fused GEMM and reduce-scatter, then an all-gather.
