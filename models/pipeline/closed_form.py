@@ -69,7 +69,7 @@ def pipeline_time(
             m * pace
             + np.maximum(fill - np.minimum(pp, m) * weight + weight, 0.0)
             + hops
-            + _waits(pp, m, pace, transfer, hidden)
+            + _waits(pp, m, transfer, hidden)
         )
     if schedule == "dualpipe":
         return _dualpipe(pp, m, whole, stages, transfer, hidden)
@@ -78,7 +78,7 @@ def pipeline_time(
     if hidden:
         # A stage holds as many micro-batches as there are stages to the end, so a round trip may set the pace.
         paced = np.maximum(paced, everything + (m - 1) * (everything + hops) / pp)
-    return np.maximum(paced, everything) + hops + _waits(pp, m, pace, transfer, hidden)
+    return np.maximum(paced, everything) + hops + _waits(pp, m, transfer, hidden)
 
 
 def joint_gain(forward: Any, forward_exposed: Any, backward: Any, backward_exposed: Any) -> Any:
@@ -96,7 +96,7 @@ def joint_gain(forward: Any, forward_exposed: Any, backward: Any, backward_expos
     return np.minimum(under_backward + under_forward, np.minimum(forward, backward))
 
 
-def _waits(pp: Any, m: Any, pace: Any, transfer: Any, hidden: bool) -> Any:
+def _waits(pp: Any, m: Any, transfer: Any, hidden: bool) -> Any:
     """What sending costs the busiest stage, beside filling and draining: a message each way per micro-batch."""
     if hidden:
         return 0.0

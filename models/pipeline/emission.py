@@ -18,7 +18,7 @@ class Emission:
     name : str
     stages : int
     resources : mapping of str to float
-        What one rank has of each of `piece.DEMANDS`.
+        What one rank has of each thing a `Piece` may demand.
     """
 
     def __init__(self, name: str, stages: int, resources: Mapping[str, float]):

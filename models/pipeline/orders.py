@@ -59,11 +59,6 @@ def actual(schedule: str, vp: int) -> str:
     return "interleaved" if schedule == "1f1b" and vp > 1 else schedule
 
 
-def chunks_held(schedule: str, vp: int) -> int:
-    """Chunks of every stage: a rank in dualpipe holds its stage and the opposite one."""
-    return 2 if schedule == "dualpipe" else vp
-
-
 def check(schedule: str, pp: int, vp: int, micro_batches: int) -> None:
     """Refuse what has no meaning.
 

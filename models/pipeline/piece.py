@@ -12,12 +12,6 @@ from types import MappingProxyType
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
-DEMANDS = ("sm", "hbm", "link", "nic")
-"""What a piece may ask for: SM-seconds, bytes of memory traffic, bytes inside and outside the node."""
-
-OVERLAPS = ("gradients", "parameters", "pipeline")
-"""What may run beside the compute of a stage."""
-
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -28,8 +22,9 @@ class Piece:
     time : float
         How long it takes when nothing else runs [s].
     demand : mapping of str to float
-        What it consumes in all, of `DEMANDS`: ``sm`` [s of the whole device, at most `time`],
-        ``hbm``, ``link``, ``nic`` [B]. It is spread evenly over the piece when it is played.
+        What it consumes in all: ``sm`` [s of the whole device, at most `time`], ``hbm`` (memory traffic),
+        ``link`` and ``nic`` (sent inside and out of the node) [B]. It is spread evenly over the piece when it is
+        played.
     compute : float
         Seconds inside it in which kernels run [s].
     communication : float
@@ -136,7 +131,7 @@ class Pipeline:
     scatter_each : bool
         Gradients are reduced after the backward pass of every micro-batch (ZeRO-2 and 3).
     overlap : frozenset of str
-        What runs beside compute, of `OVERLAPS`.
+        Which of gradients, parameters, pipeline run beside the compute of a stage.
     """
 
     chunks: tuple[tuple[Chunk, ...], ...]

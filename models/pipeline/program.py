@@ -26,7 +26,7 @@ def pipeline_program(pipeline: Pipeline, resources: Mapping[str, float], name: s
     ----------
     pipeline : Pipeline
     resources : mapping of str to float
-        What one rank has of each of `piece.DEMANDS`: "sm" (1.0: the whole device for a second per
+        What one rank has of each thing a `Piece` may demand: "sm" (1.0: the whole device for a second per
         second), "hbm", "link", "nic" [B/s]; what is left out is never short.
     name : str
 
