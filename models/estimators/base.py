@@ -182,7 +182,7 @@ class KernelEstimator:
     def for_device(self, device: Device) -> Self:
         """The same fit on the datasheet of another device."""
         self._check_fitted()
-        other = type(self)(device, self.softness)
+        other = type(self)(**{**self.get_params(), "device": device})
         other.values_, other.fitted_, other.tools_ = dict(self.values_), self.fitted_, dict(self.tools_)
         other.rows_, other.outliers_ = self.rows_, self.outliers_
         return other
@@ -214,14 +214,15 @@ class KernelEstimator:
         for name in sorted(set(values) ^ set(cls.parameters)):
             what = "missing" if name in cls.parameters else "unknown"
             raise InputError(f"{cls.kind}.values.{name}: {what} (legal: {', '.join(cls.parameters)})")
-        for name, parameter in cls.parameters.items():
-            value = values[name]["value"]
-            if not parameter.low <= value <= parameter.high:
-                raise InputError(f"{cls.kind}.values.{name}: {value} (legal: {parameter.low:g} to {parameter.high:g})")
-        made = cls(device, float(data["softness"]))
-        made.values_ = {name: float(values[name]["value"]) for name in cls.parameters}
+        made = cls(device, number(f"{cls.kind}.softness", data["softness"], 1e-6, 1e6))
+        made.values_ = {
+            name: number(f"{cls.kind}.values.{name}", values[name]["value"], parameter.low, parameter.high)
+            for name, parameter in cls.parameters.items()
+        }
         made.fitted_ = tuple(data["fitted"])
-        made.tools_ = {tool: float(factor) for tool, factor in data["tools"].items()}
+        made.tools_ = {
+            tool: number(f"{cls.kind}.tools.{tool}", factor, 1e-3, 1e3) for tool, factor in data["tools"].items()
+        }
         made.rows_ = int(data["rows"])
         made.outliers_ = np.asarray(data["outliers"], dtype=np.int64)
         return made
@@ -282,6 +283,13 @@ class KernelEstimator:
     def _peak(self, shapes: Shapes) -> NDArray[np.float64]:
         """Datasheet peak of every row's dtype [FLOP/s]."""
         return np.array([self.device.flops(dtype) for dtype in shapes["dtype"].tolist()])
+
+
+def number(where: str, value: Any, low: float, high: float) -> float:
+    """A number of a file, or InputError where it is none or out of bounds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InputError(f"{where}: {value!r:.60} (legal: {low:g} to {high:g})")
+    return float(value)
 
 
 def element_bytes(shapes: Shapes) -> NDArray[np.float64]:

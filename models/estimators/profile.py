@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from ...hardware import Device, device_names, load_device
 from ...hardware.errors import InputError
+from ...hardware.files import read_text
+from ...hardware.library import PROFILE
 from .attention import DecodeEstimator, PrefillEstimator
-from .base import KernelEstimator
+from .base import KernelEstimator, number
 from .collectives import CollectiveEstimator
 from .copies import CopyEstimator
 from .gemm import GemmEstimator
@@ -57,6 +59,7 @@ HOST_ESTIMATORS: Mapping[str, type[KernelEstimator]] = {
 FORMS = {"device": ESTIMATORS, "host": HOST_ESTIMATORS}
 OPERATIONS = (StreamingEstimator.kind, CopyEstimator.kind, CollectiveEstimator.kind)  # kinds of several operations
 FORMAT = 1
+WIDEST = 10.0  # spread of errors, in the logarithm
 MEASURED = Path(__file__).parents[2] / "hardware" / "measured"
 """Folder of the shipped profiles."""
 
@@ -107,8 +110,20 @@ class KernelProfile:
         return times if any(np.ndim(value) for value in shape.values()) else float(times[0])
 
     def for_device(self, device: Device | str) -> KernelProfile:
-        """The same shares on another device's datasheet; latencies stay, and the scores, of another device, go."""
+        """The same shares on another device's datasheet; latencies stay, and the scores, of another device, go.
+
+        Raises
+        ------
+        InputError
+            For kernels of a processor on a GPU, and the other way round: they are of other forms.
+        """
         other = load_device(device)
+        form = "device" if other.dma_engines else "host"  # every GPU has engines that copy
+        if any(type(estimator) is not FORMS[form][kind] for kind, estimator in self.estimators.items()):
+            parts = ("a GPU", "a processor") if form == "host" else ("a processor", "a GPU")
+            raise InputError(
+                f"{other.name}: kernels of {self.device.name}, {parts[0]} (legal: those of {parts[1]}, as it is one)"
+            )
         moved = {kind: estimator.for_device(other) for kind, estimator in self.estimators.items()}
         return replace(self, device=other, estimators=moved, scores={})
 
@@ -143,6 +158,9 @@ class KernelProfile:
             raise InputError(f"{where}: not a profile of kernels (legal: a mapping with format {FORMAT})")
         try:
             device, kernels = load_device(data["device"]), dict(data["kernels"])
+            source = dict(data.get("source", {}))
+            if not kernels:
+                raise InputError(f"kernels: none (legal: {', '.join(ESTIMATORS)})")
             for kind in sorted(set(kernels) - set(ESTIMATORS)):
                 raise InputError(f"kernels.{kind}: unknown (legal: {', '.join(ESTIMATORS)})")
             made = {}
@@ -151,14 +169,14 @@ class KernelProfile:
                 if form not in FORMS:
                     raise InputError(f"kernels.{kind}.form: {form!r} (legal: {', '.join(FORMS)})")
                 made[kind] = FORMS[form][kind].from_dict(kernel, device)
+            scores = {kind: _score(kind, kernel.get("cross_validation")) for kind, kernel in kernels.items()}
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{where}: {type(error).__name__} {error} (legal: what KernelProfile.save writes)"
             ) from None
-        scores = {kind: kernel.get("cross_validation", {}) for kind, kernel in kernels.items()}
-        return cls(device, made, scores, dict(data.get("source", {})))
+        return cls(device, made, scores, source)
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON."""
@@ -180,7 +198,24 @@ class KernelProfile:
                 raise InputError(f"profile: {str(path)!r} (legal: a JSON file, {', '.join(shipped)})")
             file = MEASURED / f"{path}.json"
         try:
-            return cls.from_dict(json.loads(file.read_text(encoding="utf-8")), str(path))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: {why} (legal: a JSON file that KernelProfile.save wrote)") from None
+            data = json.loads(read_text(file, PROFILE))
+        except InputError as error:
+            raise InputError(f"{error} (legal: a JSON file that KernelProfile.save wrote)") from None
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path}: {error} (legal: a JSON file that KernelProfile.save wrote)") from None
+        return cls.from_dict(data, str(path))
+
+
+def _score(kind: str, score: Any) -> Mapping[str, Any]:
+    """Errors in cross-validation, checked as far as intervals are drawn from them; none where there are none."""
+    if not score:
+        return {}
+    where = f"kernels.{kind}.cross_validation"
+    if not isinstance(score, Mapping):
+        raise InputError(f"{where}: {score!r:.60} (legal: a mapping)")
+    for name in ("mean", "spread", "elsewhere"):
+        if name in score:
+            number(f"{where}.{name}", score[name], 0.0, np.inf if name == "mean" else WIDEST)
+    if "spread" not in score:
+        number(f"{where}.mean", score.get("mean"), 0.0, WIDEST)  # stands for it
+    return dict(score)

@@ -308,7 +308,7 @@ def test_profile_moves_to_another_device(profile):
         (lambda p: p.seconds("streaming", m=1, n=1, operation="sort"), "operation: 'sort' .legal: add"),
         (lambda p: p.for_device("h1000"), "h1000"),
         (lambda p: KernelProfile.load("kernels-h1000"), "legal: a JSON file, kernels-a100, kernels-h100"),
-        (lambda p: KernelProfile.load("nowhere.json"), "nowhere.json: No such file"),
+        (lambda p: KernelProfile.load("nowhere.json"), "nowhere.json: cannot be read: No such file"),
         (lambda p: KernelProfile.from_dict({**p.to_dict(), "format": 9}), "legal: a mapping with format 1"),
         (lambda p: KernelProfile.from_dict({**p.to_dict(), "device": "zx"}), "zx"),
         (lambda p: KernelProfile.from_dict({**p.to_dict(), "kernels": {"fft": {}}}), "kernels.fft: unknown"),

@@ -8,7 +8,7 @@ import pytest
 
 from commlens.hardware import load_device
 from commlens.hardware.errors import InputError
-from commlens.models.estimators import KernelProfile
+from commlens.models.estimators import GemmEstimator, HostGemmEstimator, KernelProfile
 from commlens.models.fitted import fitted
 from commlens.models.kernels import Kernels
 from commlens.models.predict import estimate
@@ -93,6 +93,24 @@ def test_another_device_takes_the_shares():
     assert ratio == pytest.approx(bandwidth, rel=0.02)
 
 
+@pytest.mark.parametrize(("name", "is_one"), [("cpu-x86", "a processor"), ("mi300x", "a GPU")])
+def test_kernels_of_a_gpu_and_of_a_processor_do_not_stand_for_each_other(tmp_path, name, is_one):
+    cpu, path = load_device("cpu-x86"), tmp_path / "cpu.json"
+    made = HostGemmEstimator(cpu)
+    m = np.array([64.0, 512.0, 2048.0])
+    KernelProfile(cpu, {"gemm": made.fit({"m": m, "n": 512, "k": 512}, 1e-9 * m)}).save(path)
+    profile = "kernels-h100" if name == "cpu-x86" else str(path)
+    with pytest.raises(InputError, match=f"{name}: kernels of .* .legal: those of {is_one}"):
+        scenario({"preset": name, "profile": profile})
+    KernelProfile.load(path).for_device(dataclasses.replace(cpu, name="another"))
+
+
+def test_another_device_keeps_what_an_estimator_was_made_with():
+    shape = {"m": np.array([64.0, 512.0, 4096.0]), "n": 512, "k": 512}
+    sharp = GemmEstimator(PROFILE.device, sharpness=np.inf).fit(shape, np.array([4e-6, 6e-6, 9e-6]))
+    assert sharp.for_device(load_device("b200")).sharpness == np.inf
+
+
 def test_scenarios_take_it_and_say_where_it_was_measured():
     plain, mine = (estimate(scenario(d)) for d in ("h100-sxm", {"preset": "h100-sxm", "profile": "kernels-h100"}))
     assert mine.time_s != plain.time_s
@@ -116,10 +134,34 @@ def test_a_profile_stands_for_the_device_it_was_measured_on(tmp_path):
     )
 
 
+def changed(kind="gemm", **keys):
+    """A profile with other keys of a kernel."""
+    data = PROFILE.to_dict()
+    return json.dumps({**data, "kernels": {**data["kernels"], kind: {**data["kernels"][kind], **keys}}})
+
+
+def value(name, number):
+    """A profile with another number."""
+    values = PROFILE.to_dict()["kernels"]["gemm"]["values"]
+    return changed(values={**values, name: {"value": number}})
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "No such file"),
+        ("[" * 100000, "recursion"),
+        (value("matrix", "much"), "gemm.values.matrix: 'much' (legal: 0.3 to 1)"),
+        (value("matrix", True), "gemm.values.matrix: True (legal: 0.3 to 1)"),
+        (changed(tools={"mine": -3}), "gemm.tools.mine: -3"),
+        (changed(cross_validation=[1]), "kernels.gemm.cross_validation: [1] (legal: a mapping)"),
+        (changed(cross_validation={"rows": 9}), "cross_validation.mean: None"),
+        (changed(cross_validation={"mean": "small"}), "cross_validation.mean: 'small'"),
+        (changed(cross_validation={"mean": 0.1, "spread": -1}), "cross_validation.spread: -1 (legal: 0 to 10)"),
+        (changed(cross_validation={"mean": 0.1, "spread": 1e6}), "cross_validation.spread: 1000000.0"),
+        (changed(cross_validation={"mean": 0.1, "spread": float("nan")}), "cross_validation.spread: nan"),
+        (json.dumps({**PROFILE.to_dict(), "source": "a paper"}), "KernelProfile.save"),
+        (json.dumps({**PROFILE.to_dict(), "kernels": {}}), "kernels: none"),
         ("{", "KernelProfile.save"),
         ("[]", "not a profile of kernels"),
         (json.dumps({**PROFILE.to_dict(), "kernels": {"gemm": {}}}), "gemm.values"),
