@@ -10,6 +10,7 @@ from __future__ import annotations
 from ...attention import block, kv_bytes
 from ...blocks import Attend
 from ...build import Builder, Handle
+from ...kernels import larger
 from ...linear_attention import gathered
 from .. import technique
 
@@ -19,7 +20,9 @@ def gathered_kv(core: Attend, build: Builder, after: Handle) -> Handle:
     """Gather, then attend; backward, scatter the gradients."""
     if core.linear:
         return gathered(core, build, after)
-    group, size = build.context, kv_bytes(core, build.kernels, core.context)
+    group = build.context
+    # A sliding window leaves less to attend to, and as much to gather.
+    size = kv_bytes(core, build.kernels, larger(core.context, core.query * group.size))
     after = build.collective(group.collective("all_gather", size), after, "cp", group=group)
     after = build.compute(block(core, build.kernels), after)
     if core.direction == "backward":

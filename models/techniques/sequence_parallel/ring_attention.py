@@ -53,8 +53,9 @@ def ring(core: Attend, build: Builder, after: Handle, group: Group, layout: str)
     size = kv_bytes(core, make, core.query)
     turns = [parts(layout if core.causal else "all", count, step) for step in range(count)]
     if core.context < (count - 1) * core.query:
-        # A sliding window ends in the parts of the next ranks before, where parts are runs of tokens.
-        reach = 1 + ceil(core.context / core.query)
+        # A sliding window, a token itself in it, ends in the parts of the next ranks before, where parts are runs of
+        # tokens.
+        reach = 1 + ceil((core.context - 1) / core.query)
         share = (1.0, core.context / core.query / reach, core.causal)
         turns = [((share,),) * count] * reach
     held, gradients = after, build.start[:0]

@@ -43,7 +43,7 @@ def async_tp(step: Step, build: Builder, *, chunks: int = 4, engine: Literal["sm
         chunks_here = max(1, min(chunks, int(rows // min(build.device.gemm_tile))))
         piece = build.kernels.gemm(f"{last.name} chunk", rows / chunks_here, columns, depth)
         part = replace(block, output_bytes=block.output_bytes / chunks_here)
-        out = build.compute(before, after=reduced)
+        out = build.compute(replace(block, kernels=tuple(before)), after=reduced)
         parts = []
         for _ in range(chunks_here):
             out = build.compute([piece], after=out)

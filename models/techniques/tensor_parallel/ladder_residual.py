@@ -8,6 +8,10 @@ the collective takes from the kernels beside it. Not modelled: what the changed 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...blocks import Block
 from ...build import Builder, Handle
 from ...step import Step
 from .. import technique
@@ -21,8 +25,18 @@ from .. import technique
 def ladder_residual(step: Step, build: Builder) -> Handle:
     """Each block waits for the reduction before last."""
     reduced = [build.start, build.start]
-    for block in step.blocks:
-        out = build.compute((*block.residual, *block.kernels), after=reduced[-2])
+    ready = gathered(step.blocks[:1], build, after=build.start)
+    for number, block in enumerate(step.blocks, 1):
+        # What the next block reads is gathered before this one is reduced: in one stream it would else wait for that.
+        here, ready = ready, gathered(step.blocks[number : number + 1], build, after=reduced[-1])
+        out = build.compute((*block.residual, *block.kernels), after=here)
         reduced.append(build.all_reduce(block, after=out))
         build.defer(block, after=out)
     return build.join((reduced[-2], reduced[-1]))
+
+
+def gathered(blocks: Sequence[Block], build: Builder, after: Handle) -> Handle:
+    """Input of a block, if there is one, where every rank holds a part of it (sequence parallelism)."""
+    for block in blocks:
+        after = build.compute(replace(block, kernels=()), after)
+    return after
