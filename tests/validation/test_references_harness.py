@@ -54,7 +54,8 @@ FAULTY = """
 
     def unsummed(ranks, shape):
         from commlens.validation.references.tensor_parallel import _checked, _linears
-        return _checked(ranks, shape, _linears(ranks, lambda rows, matrix, ranks: rows @ matrix))
+        product = lambda rows, matrix, ranks: rows @ matrix
+        return _checked(ranks, shape, _linears(ranks, shape, product, product))
 """
 
 

@@ -25,7 +25,8 @@ def main() -> int:
         return 2
     for row in frame.to_dict("records"):
         if row["status"] == "none":
-            print(f"{row['technique']:<24}none: {row['reason']}")
+            what = "" if row["what"] is None or row["what"] != row["what"] else row["what"]
+            print(f"{row['technique']:<25}{what:<52}none: {row['reason']}")
             continue
         errors = [f"{row[key]:.0e}".replace("nan", "-") for key in ("output_error", "gradient_error")]
         sent = ", ".join(f"{kind} {size}" for kind, size in row["executed_bytes"].items())

@@ -47,7 +47,9 @@ def positions(layout: str, ranks: int, rank: int, tokens: int) -> Tensor:
     return torch.cat([torch.arange(half) + rank * half, torch.arange(half) + (2 * ranks - 1 - rank) * half])
 
 
-def block_of(causal: bool, layout: str, ranks: int, tokens: int, queries: int, keys: int) -> Block | None:
+def block_of(
+    causal: bool, layout: str, ranks: int, tokens: int, queries: int, keys: int, window: int = 0
+) -> Block | None:
     """What queries of one rank compute with keys of another; None where they see none.
 
     Parameters
@@ -57,25 +59,52 @@ def block_of(causal: bool, layout: str, ranks: int, tokens: int, queries: int, k
     ranks, tokens : int
     queries, keys : int
         Ranks that own them.
+    window : int
+        Last tokens that a token sees; 0 for all before it.
     """
     if not causal:
         return Block(ALL, ALL, None)
-    if queries == keys or layout == "striped":
+    if queries == keys or layout == "striped" or window:
         mine, theirs = (positions(layout, ranks, rank, tokens) for rank in (queries, keys))
-        return Block(ALL, ALL, theirs[None] <= mine[:, None])
+        mask = seen(mine, theirs, window)
+        return Block(ALL, ALL, mask) if mask.any() else None
     if layout == "contiguous":
         return Block(ALL, ALL, None) if keys < queries else None
     half = slice(tokens // 2), slice(tokens // 2, None)
     return Block(ALL, half[0], None) if keys < queries else Block(half[1], ALL, None)
 
 
-def whole(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+def seen(queries: Tensor, keys: Tensor, window: int = 0) -> Tensor:
+    """Which keys queries at some places see under a causal mask, shape (queries, keys).
+
+    Parameters
+    ----------
+    queries, keys : Tensor of int
+        Places in the sequence.
+    window : int
+        Last tokens that a token sees, itself among them; 0 for all before it.
+    """
+    back = queries[:, None] - keys[None]
+    return (back >= 0) & (back < window) if window else back >= 0
+
+
+def whole(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int = 0) -> Tensor:
     """Attention in one piece, as torch has it."""
     from torch.nn.functional import scaled_dot_product_attention
 
     groups = q.shape[2] // k.shape[2]
     q, k, v = (x.transpose(1, 2) for x in (q, k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)))
-    return scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+    if not window:
+        return scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+    places = torch.arange(q.shape[2], device=q.device)
+    return scaled_dot_product_attention(q, k, v, seen(places, places, window)).transpose(1, 2)
+
+
+def linear(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Linear attention as the square of scores it stands for."""
+    scores = torch.einsum("bqgjd,bkgd->bgjqk", by_group(q, k.shape[2]), k)
+    scores = scores.tril() if causal else scores
+    return torch.einsum("bgjqk,bkgv->bqgjv", scores, v).flatten(2, 3)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,9 @@ def compare(
     shares: Sequence[Share],
     share: Share,
     added: Sequence[int] = (),
+    backward: bool = True,
 ) -> dict[str, float]:
-    """Run both forward and backward; the largest differences, over the largest number there is.
+    """Run both forward, and backward; the largest differences, over the largest number there is.
 
     Parameters
     ----------
@@ -56,18 +57,22 @@ def compare(
         What it has of the output.
     added : sequence of int
         Inputs that every rank has whole, and of whose gradients it has a summand; they are added up here, uncounted.
+    backward : bool
+        Whether there are gradients.
 
     Returns
     -------
     dict
-        ``output`` and ``gradient``.
+        ``output`` and, where there are any, ``gradient``.
     """
     full = [x.to(ranks.device).requires_grad_() for x in inputs]
     expected = whole(*full)
-    slopes = torch.autograd.grad(expected, full, outer.to(ranks.device))
     mine = [take(x.detach()).clone().requires_grad_() for take, x in zip(shares, full, strict=True)]
     ranks.ledger.direction = "forward"
     out = divided(*mine)
+    if not backward:
+        return {"output": difference(out, share(expected))}
+    slopes = torch.autograd.grad(expected, full, outer.to(ranks.device))
     ranks.ledger.direction = "backward"
     found = list(torch.autograd.grad(out, mine, share(outer.to(ranks.device))))
     for index in added:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import blocks
 from .compare import difference, random
-from .mixture import expert
+from .experts import expert
 from .ranks import Ranks
 from .shapes import Mixture
 from .travel import Way
@@ -41,7 +41,17 @@ class Weights(NamedTuple):
 
 
 def exflow(ranks: Ranks, shape: Mixture) -> dict[str, float]:
-    """Residual streams and caches against those of a network on one rank; nothing is learnt, so no gradients."""
+    """Keys and values of the new tokens gathered by all."""
+    return _decoded(ranks, shape, numbers=False)
+
+
+def exflow_numbers(ranks: Ranks, shape: Mixture) -> dict[str, float]:
+    """Numbers of the new tokens gathered by all."""
+    return _decoded(ranks, shape, numbers=True)
+
+
+def _decoded(ranks: Ranks, shape: Mixture, numbers: bool) -> dict[str, float]:
+    """Residual streams, and what all gather, against a network on one rank; nothing is learnt, so no gradients."""
     sequences, hidden, layers = ranks.size * shape.tokens, shape.hidden, shape.layers
     state, *rest = random(
         (sequences, hidden),
@@ -70,12 +80,23 @@ def exflow(ranks: Ranks, shape: Mixture) -> dict[str, float]:
         found.append(added)
         places.append(at)
         here, at = _moved(ranks, here, at, owner[:, layer], table[:, layer], weights, layer), owner[:, layer, 0]
-    published = ranks.all_gather(torch.stack(found)).wait()
     wrong = [difference(here, whole[at == me])]
+    if numbers:
+        published = ranks.all_gather(number_of(here)).wait().flatten()
+        rows = torch.cat([everyone[at == member] for member in ranks.members])
+        wrong.append(difference(published[torch.argsort(rows)], number_of(whole)))
+        return {"output": max(wrong)}
+    published = ranks.all_gather(torch.stack(found)).wait()
     for layer, (where, expected) in enumerate(zip(places, cache, strict=True)):
         rows = torch.cat([everyone[where == member] for member in ranks.members])
         wrong.append(difference(published[:, layer].flatten(0, 1)[torch.argsort(rows)], expected))
     return {"output": max(wrong)}
+
+
+def number_of(x: Tensor) -> Tensor:
+    """Likeliest next token of each row, as the number of one of as many as the row is wide."""
+    (words,) = random((x.shape[1], x.shape[1]))
+    return (x @ words.to(x.device)).argmax(1).int()
 
 
 def _moved(

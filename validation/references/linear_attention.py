@@ -7,7 +7,6 @@ width for every key/value head. Tensors are (batch, tokens, heads, width).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,11 +16,14 @@ from . import blocks
 from .blocks import by_group
 from .compare import applied, compare, random
 from .ranks import Ranks
-from .sequence_parallel import Gathered, share_of
+from .sequence_parallel import Gathered, Ring, share_of
 from .shapes import Attention
 
-Others = Callable[[Ranks, Attention, Tensor, bool], Tensor]
-"""``(ranks, shape, state, backward)``: sum of the states of the chunks before, or backward behind, this rank's."""
+Coming = Callable[[], Tensor]
+"""Sum of the states of the chunks before, or backward behind, this rank's, once it is there."""
+Others = Callable[[Ranks, Attention, Tensor, bool], Coming]
+"""``(ranks, shape, state, backward)``: sets off what brings it."""
+Softmax = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def lasp(ranks: Ranks, shape: Attention) -> dict[str, float]:
@@ -34,17 +36,34 @@ def lasp2(ranks: Ranks, shape: Attention) -> dict[str, float]:
     return _checked(ranks, shape, gathered)
 
 
+def lasp2_waiting(ranks: Ranks, shape: Attention) -> dict[str, float]:
+    """The same with nothing computed beside the gather."""
+    return _checked(ranks, shape, gathered_before)
+
+
 def lasp2h(ranks: Ranks, shape: Attention) -> dict[str, float]:
-    """A hybrid of two layers: states gathered for linear attention, keys and values for softmax attention over it."""
-    shape = replace(shape, value_dim=shape.head_dim)
+    """A hybrid: states gathered for linear attention, keys and values, which are kept, for softmax attention."""
+    return _hybrid(ranks, shape, lambda q, k, v: applied(Gathered, q, k, v, ranks, shape, True))
+
+
+def gathered_kv(ranks: Ranks, shape: Attention) -> dict[str, float]:
+    """The same with keys and values gathered once more for their gradients."""
+    return _hybrid(ranks, shape, lambda q, k, v: applied(Gathered, q, k, v, ranks, shape))
+
+
+def ring_attention(ranks: Ranks, shape: Attention) -> dict[str, float]:
+    """The same with a ring for softmax attention."""
+    return _hybrid(ranks, shape, lambda q, k, v: applied(Ring, q, k, v, ranks, shape))
+
+
+def _hybrid(ranks: Ranks, shape: Attention, softmax: Softmax) -> dict[str, float]:
+    """Two layers, linear attention and softmax attention over it, against both in one piece."""
 
     def divided(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        first = applied(Chunk, q, k, v, ranks, shape, gathered)
-        out: Tensor = applied(Gathered, first, keys, values, ranks, shape, True)
-        return out
+        return softmax(applied(Chunk, q, k, v, ranks, shape, gathered), keys, values)
 
     def whole(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return blocks.whole(undivided(q, k, v, shape.causal), keys, values, shape.causal)
+        return blocks.whole(blocks.linear(q, k, v, shape.causal), keys, values, shape.causal)
 
     tokens, width = (shape.batch, shape.tokens * ranks.size), shape.head_dim
     queries, pairs = (*tokens, shape.heads, width), (*tokens, shape.kv_heads, width)
@@ -53,33 +72,40 @@ def lasp2h(ranks: Ranks, shape: Attention) -> dict[str, float]:
     return compare(ranks, divided, whole, inputs, outer, [share] * len(inputs), share)
 
 
-def undivided(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Linear attention as the square of scores it stands for."""
-    scores = torch.einsum("bqgjd,bkgd->bgjqk", by_group(q, k.shape[2]), k)
-    scores = scores.tril() if causal else scores
-    return torch.einsum("bgjqk,bkgv->bqgjv", scores, v).flatten(2, 3)
-
-
-def chained(ranks: Ranks, shape: Attention, state: Tensor, backward: bool) -> Tensor:
+def chained(ranks: Ranks, shape: Attention, state: Tensor, backward: bool) -> Coming:
     """Receive the sum of those before, add, send on; backward from the last rank to the first."""
     way = -1 if backward else 1
     before, behind = ranks.rank - way, ranks.rank + way
-    total = torch.zeros_like(state)
-    if 0 <= before < ranks.size:
-        (arrived,) = ranks.receive((state.float(),), before).wait()
-        total = arrived.to(state.dtype)
-    if 0 <= behind < ranks.size:
-        ranks.send(((total + state).float(),), behind).wait()
-    return total
+
+    def arrived() -> Tensor:
+        total = torch.zeros_like(state)
+        if 0 <= before < ranks.size:
+            (sent,) = ranks.receive((state.float(),), before).wait()
+            total = sent.to(state.dtype)
+        if 0 <= behind < ranks.size:
+            ranks.send(((total + state).float(),), behind).wait()
+        return total
+
+    return arrived
 
 
-def gathered(ranks: Ranks, shape: Attention, state: Tensor, backward: bool) -> Tensor:
+def gathered(ranks: Ranks, shape: Attention, state: Tensor, backward: bool) -> Coming:
     """Gather the states of all, in one message or in pieces of their width; without a mask all others' count."""
     pieces = [ranks.all_gather(part.float()) for part in state.chunk(shape.pieces, -1)]
-    every = torch.cat([piece.wait() for piece in pieces], -1).to(state.dtype)
-    if not shape.causal:
-        return every.sum(0) - every[ranks.rank]
-    return (every[ranks.rank + 1 :] if backward else every[: ranks.rank]).sum(0)
+
+    def arrived() -> Tensor:
+        every = torch.cat([piece.wait() for piece in pieces], -1).to(state.dtype)
+        if not shape.causal:
+            return every.sum(0) - every[ranks.rank]
+        return (every[ranks.rank + 1 :] if backward else every[: ranks.rank]).sum(0)
+
+    return arrived
+
+
+def gathered_before(ranks: Ranks, shape: Attention, state: Tensor, backward: bool) -> Coming:
+    """The same, waited for before anything is computed."""
+    total = gathered(ranks, shape, state, backward)()
+    return lambda: total
 
 
 class Chunk(torch.autograd.Function):
@@ -89,11 +115,13 @@ class Chunk(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, ranks: Ranks, shape: Attention, others: Others) -> Tensor:
         """The state of the chunks before is kept for the backward pass."""
         split = by_group(q, k.shape[2])
-        state = others(ranks, shape, torch.einsum("bkgd,bkgv->bgdv", k, v), False)
+        coming = others(ranks, shape, torch.einsum("bkgd,bkgv->bgdv", k, v), False)
+        intra = blocks.linear(q, k, v, shape.causal)
+        state = coming()
         ctx.save_for_backward(q, k, v, state)
         ctx.rest = ranks, shape, others
         inter = torch.einsum("bqgjd,bgdv->bqgjv", split, state).flatten(2, 3)
-        return undivided(q, k, v, shape.causal) + inter
+        return intra + inter
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
@@ -102,11 +130,12 @@ class Chunk(torch.autograd.Function):
         ranks, shape, others = ctx.rest
         groups = k.shape[2]
         split, slope = (by_group(x, groups) for x in (q, outer[0]))
-        behind = others(ranks, shape, torch.einsum("bqgjd,bqgjv->bgdv", split, slope), True)
+        coming = others(ranks, shape, torch.einsum("bqgjd,bqgjv->bgdv", split, slope), True)
         scores = torch.einsum("bqgjd,bkgd->bgjqk", split, k)
         change = torch.einsum("bqgjv,bkgv->bgjqk", slope, v)
         if shape.causal:
             scores, change = scores.tril(), change.tril()
+        behind = coming()
         queries = torch.einsum("bgjqk,bkgd->bqgjd", change, k) + torch.einsum("bqgjv,bgdv->bqgjd", slope, state)
         keys = torch.einsum("bgjqk,bqgjd->bkgd", change, split) + torch.einsum("bkgv,bgdv->bkgd", v, behind)
         values = torch.einsum("bgjqk,bqgjv->bkgv", scores, slope) + torch.einsum("bkgd,bgdv->bkgv", k, behind)
@@ -126,7 +155,7 @@ def _checked(ranks: Ranks, shape: Attention, others: Others) -> dict[str, float]
     return compare(
         ranks,
         lambda q, k, v: applied(Chunk, q, k, v, ranks, shape, others),
-        lambda q, k, v: undivided(q, k, v, shape.causal),
+        lambda q, k, v: blocks.linear(q, k, v, shape.causal),
         inputs,
         outer,
         [share] * len(inputs),

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu
 
 from .compare import compare, everything, random
+from .experts import Divided, expert, linear_expert, place_of, plane, results_of
 from .ranks import Ranks
 from .shapes import Mixture
 from .travel import BF16, FP8, Formats
-from .ways import Compute, Routing, added, attention, by_levels, chunked, in_turn, levels, once, routing_of, straight
-
-Expert = Callable[[Tensor, Tensor, Tensor], Tensor]
+from .ways import added, attention, by_levels, chunked, filled, in_turn, levels, once, routing_of, straight
 
 
 def flat(ranks: Ranks, shape: Mixture) -> dict[str, float]:
     """One all-to-all of every copy, and the results back."""
-    return _checked(ranks, shape, partial(straight, ranks, Formats(), Formats()))
+    return _checked(ranks, shape, partial(straight, plane(ranks, shape), Formats(), Formats()))
 
 
 def hierarchical_all_to_all(ranks: Ranks, shape: Mixture) -> dict[str, float]:
@@ -40,7 +38,7 @@ def tutel(ranks: Ranks, shape: Mixture) -> dict[str, float]:
 
 def tutel_flat(ranks: Ranks, shape: Mixture) -> dict[str, float]:
     """The same without levels."""
-    return _checked(ranks, shape, partial(chunked, ranks, None, shape.degree))
+    return _checked(ranks, shape, partial(chunked, plane(ranks, shape), None, shape.degree))
 
 
 def deepep(ranks: Ranks, shape: Mixture) -> dict[str, float]:
@@ -58,12 +56,12 @@ def deepep_fp8(ranks: Ranks, shape: Mixture) -> dict[str, float]:
 def deepep_low_latency(ranks: Ranks, shape: Mixture) -> dict[str, float]:
     """Every copy straight to its expert, in fp8; results come back in bf16."""
     there, home = Formats(FP8, BF16), Formats(BF16, FP8)
-    return _checked(ranks, shape, partial(straight, ranks, there, home), whole_numbers=True)
+    return _checked(ranks, shape, partial(straight, plane(ranks, shape), there, home), whole_numbers=True)
 
 
 def bigmac(ranks: Ranks, shape: Mixture) -> dict[str, float]:
     """Down to a narrow width, to the experts and back there, and up: one shared projection each."""
-    return _checked(ranks, shape, partial(straight, ranks, Formats(), Formats()))
+    return _checked(ranks, shape, partial(straight, plane(ranks, shape), Formats(), Formats()))
 
 
 def two_batch_overlap(ranks: Ranks, shape: Mixture) -> dict[str, float]:
@@ -74,20 +72,10 @@ def two_batch_overlap(ranks: Ranks, shape: Mixture) -> dict[str, float]:
 # -- the layer ------------------------------------------------------------------------------------------------------
 
 
-def expert(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """One expert."""
-    return gelu(x @ up) @ down
-
-
-def linear_expert(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """One that keeps whole numbers whole."""
-    return (x @ up).relu() @ down
-
-
 def _checked(
     ranks: Ranks,
     shape: Mixture,
-    way: Callable[[Routing, Compute, Tensor], Tensor],
+    way: Callable[..., Tensor],
     whole_numbers: bool = False,
     attends: bool = False,
 ) -> dict[str, float]:
@@ -98,57 +86,50 @@ def _checked(
     ranks : Ranks
     shape : Mixture
     way : callable
-        Of routing, the experts of this rank, and its tokens.
+        Of routing, the experts of this rank, its tokens and, where an expert is shared, what to do meanwhile.
     whole_numbers : bool
         Tokens, weights and gradients are small whole numbers, which narrow formats hold exactly.
     attends : bool
         Two sequences a rank pass attention before.
     """
-    tokens, width = ranks.size * shape.tokens, shape.width or shape.hidden
-    sizes = [
-        (tokens, shape.hidden),
-        (shape.experts, width, shape.ffn),
-        (shape.experts, shape.ffn, width),
-        (tokens, shape.hidden),
-        (tokens, shape.top_k),
-    ]
-    x, up, down, outer, gates = random(*sizes)
+    tokens, hidden, width = ranks.size * shape.tokens, shape.hidden, shape.width or shape.hidden
+    sizes = [(tokens, hidden), (shape.experts, width, shape.ffn), (shape.experts, shape.ffn, width), (tokens, hidden)]
+    if width < hidden:
+        sizes += [(hidden, width), (width, hidden)]
+    if shape.shared:
+        sizes += [(hidden, shape.shared), (shape.shared, hidden)]
+    gates, x, up, down, outer, *rest = random((tokens, shape.top_k), *sizes)
     if whole_numbers:
         x, outer, gates = (v.mul(1.5).round().clamp(-3, 3) for v in (x, outer, gates))
-        up, down = (torch.where(v.abs() > 2.0, v.sign(), torch.zeros_like(v)) for v in (up, down))
-    routing, act = routing_of(ranks, shape, gates), linear_expert if whole_numbers else expert
-    narrow = random((shape.hidden, width), (width, shape.hidden)) if width < shape.hidden else []
+        up, down, *rest = (torch.where(v.abs() > 2.0, v.sign(), torch.zeros_like(v)) for v in (up, down, *rest))
+    act = linear_expert if whole_numbers else expert
+    routing = routing_of(ranks, shape, gates)
+    sent = filled(ranks, shape, routing) if shape.capacity else routing
+    place = place_of(ranks, shape)
 
-    def projected(x: Tensor, between: Callable[[Tensor], Tensor], matrices: Sequence[Tensor]) -> Tensor:
-        return between(x @ matrices[0]) @ matrices[1] if matrices else between(x)
+    def projected(x: Tensor, between: Callable[[Tensor], Tensor], matrices: tuple[Tensor, ...]) -> Tensor:
+        return between(x @ matrices[0]) @ matrices[1] if width < hidden else between(x)
 
     def divided(x: Tensor, up: Tensor, down: Tensor, *matrices: Tensor) -> Tensor:
-        def compute(rows: Tensor, copies: Routing) -> Tensor:
-            return _computed(rows, copies.expert % routing.each, up, down, act)
-
-        return projected(x, partial(way, routing, compute), matrices)
+        here = partial(way, sent, Divided(ranks, shape, up, down, act))
+        if not shape.shared:
+            return place.back(projected(place.own(x), here, matrices))
+        beside: list[Tensor] = []
+        total = here(x, lambda: beside.append(act(x, *matrices)))
+        return total + beside[0]
 
     def whole(x: Tensor, up: Tensor, down: Tensor, *matrices: Tensor) -> Tensor:
         def mixed(x: Tensor) -> Tensor:
             if attends:
                 x = torch.cat([part + attention(part) for part in x.chunk(2 * ranks.size)])
-            results = _computed(x[routing.token], routing.expert, up, down, act)
+            results = results_of(x[routing.token], routing.expert, up, down, act)
             total = added(results * routing.gate[:, None], routing.token, len(x))
             return x + total if attends else total
 
-        return projected(x, mixed, matrices)
+        total = projected(x, mixed, matrices)
+        return total + act(x, *matrices) if shape.shared else total
 
-    def mine(v: Tensor) -> Tensor:
-        return v.chunk(ranks.size)[ranks.rank]
-
-    shares = [mine, mine, mine, *[everything] * len(narrow)]
-    return compare(ranks, divided, whole, [x, up, down, *narrow], outer, shares, mine, range(3, 3 + len(narrow)))
-
-
-def _computed(rows: Tensor, which: Tensor, up: Tensor, down: Tensor, act: Expert) -> Tensor:
-    """Rows through their experts, in place."""
-    out = torch.zeros_like(rows)
-    for number in range(len(up)):
-        mine = torch.nonzero(which == number).flatten()
-        out = out.index_put((mine,), act(rows[mine], up[number], down[number]))
-    return out
+    shares = [place.rows, *place.weights, *[everything] * len(rest)]
+    return compare(
+        ranks, divided, whole, [x, up, down, *rest], outer, shares, place.rows, range(3, 3 + len(rest)), shape.trained
+    )

@@ -71,7 +71,7 @@ def _network(shape: Network, call: TechniqueCall, ranks: int) -> Sent:
             "intermediate_size": shape.ffn,
         }
     )
-    plan = Plan(tp=ranks, etp=ranks)
+    plan = Plan(tp=ranks, etp=ranks, sequence_parallel=shape.sequence_parallel)
     if call.technique.replan is not None:
         plan = call.technique.replan(Plan(cp=ranks))
     kernels = _kernels(cluster)
@@ -89,6 +89,7 @@ def _network(shape: Network, call: TechniqueCall, ranks: int) -> Sent:
 @predicted.register(Attention)
 def _attention(shape: Attention, call: TechniqueCall, ranks: int) -> Sent:
     """Attention over context-parallel ranks, each of them played; a linear layer before where there are hybrids."""
+    from ...models.attention import beside
     from ...models.blocks import Attend
     from ...models.groups import process_groups
     from ...models.plan import Plan
@@ -98,7 +99,7 @@ def _attention(shape: Attention, call: TechniqueCall, ranks: int) -> Sent:
     core = Attend(
         shape.batch,
         shape.tokens,
-        shape.tokens * ranks,
+        min(shape.tokens * ranks, shape.window or shape.tokens * ranks),
         shape.heads,
         shape.kv_heads,
         shape.head_dim,
@@ -106,12 +107,13 @@ def _attention(shape: Attention, call: TechniqueCall, ranks: int) -> Sent:
         shape.causal,
     )
     cores = [replace(core, linear=linear) for linear in shape.linear]
+    arrange = call.technique.build if call.technique.slot == "attention" else beside
     programs = []
     for direction in DIRECTIONS:
         build = Routed(direction, cluster, _kernels(cluster), process_groups(cluster, Plan(cp=ranks)))
         done = build.start
         for one in cores:
-            done = call.technique.build(replace(one, direction=direction), build, done, **call.options)
+            done = arrange(replace(one, direction=direction), build, done, **call.options)
         programs.append(build.program)
     return by_rank(programs, ranks)
 
@@ -136,7 +138,7 @@ def _mixture(shape: Mixture, call: TechniqueCall, ranks: int) -> Sent:
             "model_type": "gpt2_moe",
             "n_layer": shape.layers,
             "n_embd": shape.hidden,
-            "n_head": shape.heads,
+            "n_head": shape.heads * shape.tp,
             "num_local_experts": shape.experts,
             "num_experts_per_tok": shape.top_k,
             "moe_intermediate_size": shape.ffn,
@@ -144,20 +146,26 @@ def _mixture(shape: Mixture, call: TechniqueCall, ranks: int) -> Sent:
     )
     if call.technique.slot == "model":
         model = call.technique.build(model, **call.options)
+    if shape.shared:
+        model = replace(model, shared_experts=1, shared_ffn=shape.shared)
     table = shape.table(ranks)
     trace = RoutingTrace(table.reshape(-1, *table.shape[2:]).astype("int32"), shape.experts)
-    plan, kernels = Plan(dp=ranks, ep=ranks), _kernels(cluster)
-    decodes = shape.layers > 1
-    layers = Layers(model, kernels, plan.division, training=not decodes, routing=Routing(trace=trace))
-    # A batch of single tokens, or two sequences of as many as are left.
-    tokens = Tokens(shape.tokens, 1, shape.context + 1) if decodes else Tokens(2, shape.tokens // 2, shape.tokens // 2)
+    tp, etp = shape.tp, shape.etp
+    plan = Plan(tp=tp, dp=ranks // tp, ep=ranks // etp, etp=etp, sequence_parallel=tp > 1 and shape.scattered)
+    kernels, routing = _kernels(cluster), Routing(trace=trace, capacity=shape.capacity or None)
+    layers = Layers(model, kernels, plan.division, training=shape.trained, routing=routing)
+    # Of all tensor-parallel ranks: a batch of single tokens, or two sequences.
+    own, half = shape.tokens * tp, shape.tokens * tp // 2
+    tokens = Tokens(own, 1, shape.context + 1) if shape.context else Tokens(2, half, half)
     steps = [forward_step("forward", layers, tokens, range(shape.layers))]
-    if not decodes:
+    if shape.trained:
         steps.append(backward_step(layers, steps[0], "none"))
     programs = []
     for step in steps:
-        build = Builder(step.name, cluster, kernels, 1, groups=process_groups(cluster, plan))
-        combined([call]).emit(step, build)
+        # What attention adds up, references of tensor parallelism do.
+        mixtures = tuple(block for block in step.blocks if tp == 1 or block.name.startswith("mlp"))
+        build = Builder(step.name, cluster, kernels, tp, groups=process_groups(cluster, plan))
+        combined([call]).emit(replace(step, blocks=mixtures), build)
         programs.append(build.program)
     return by_rank(programs, ranks)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .ranks import Pending, Ranks
 
 Product = Callable[[Tensor, Tensor, Ranks], Tensor]
-"""``(rows, matrix, ranks)``: the sum over the ranks of ``rows @ matrix``."""
+"""``(rows, matrix, ranks)``: the sum over the ranks of ``rows @ matrix``, whole or a rank's own rows of it."""
 
 
 def reduced(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
@@ -36,7 +36,46 @@ def in_chunks(chunks: int) -> Product:
 
 
 def fused(tiles: int) -> Product:
-    """T3: a ring reduce-scatter that tiles of the product set off one by one, then an all-gather.
+    """T3: a reduce-scatter set off by tiles of the product, then an all-gather.
+
+    Parameters
+    ----------
+    tiles : int
+        Of each chunk.
+    """
+    scatter = set_off(tiles)
+
+    def product(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
+        gathered: Tensor = ranks.all_gather(scatter(rows, matrix, ranks)).wait()
+        return gathered.flatten(0, 1)
+
+    return product
+
+
+def scattered(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
+    """Product, then one reduce-scatter: a rank has its own rows of the sum."""
+    total: Tensor = ranks.reduce_scatter(torch.stack((rows @ matrix).chunk(ranks.size))).wait()
+    return total
+
+
+def scattered_in_chunks(chunks: int) -> Product:
+    """The same in chunks, each of as many rows of every rank.
+
+    Parameters
+    ----------
+    chunks : int
+    """
+
+    def product(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
+        parts = zip(*(own.chunk(chunks) for own in rows.chunk(ranks.size)), strict=True)
+        under_way = [ranks.reduce_scatter(torch.stack([own @ matrix for own in part])) for part in parts]
+        return torch.cat([one.wait() for one in under_way])
+
+    return product
+
+
+def set_off(tiles: int) -> Product:
+    """T3's ring reduce-scatter, whose tiles leave one by one as the product makes them.
 
     A rank multiplies first the chunk of rows it has to pass on first. Tiles of that go straight to the neighbour; of
     each later chunk a tile is added up in memory from the rank's own product and from what the neighbour before
@@ -53,7 +92,7 @@ def fused(tiles: int) -> Product:
         arriving: list[Pending] = []
         for step in range(ranks.size):
             memory, passed = [], []
-            for number, tile in enumerate(chunks[(ranks.rank - step) % ranks.size]):
+            for number, tile in enumerate(chunks[(ranks.rank - 1 - step) % ranks.size]):
                 update = tile @ matrix
                 if step:  # the second of two updates sets off what happens to the tile
                     update = update + arriving[number].wait()[0]
@@ -61,8 +100,7 @@ def fused(tiles: int) -> Product:
                     passed.append(ranks.shift((update,), kind="reduce_scatter"))
                 memory.append(update)
             arriving = passed
-        gathered: Tensor = ranks.all_gather(torch.cat(memory)).wait()
-        return gathered.roll(1, 0).flatten(0, 1)  # rank r has chunk r + 1
+        return torch.cat(memory)
 
     return product
 
@@ -130,10 +168,10 @@ class GatheredColumn(torch.autograd.Function):
     """The same with rows of the input divided over the ranks: gathered before, again for the matrix's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks, scatter: Product) -> Tensor:
         """Shapes (rows / ranks, k), (k, n) -> (rows, n)."""
         ctx.save_for_backward(x, w)
-        ctx.ranks = ranks
+        ctx.ranks, ctx.scatter = ranks, scatter
         return ranks.all_gather(x).wait().flatten(0, 1) @ w  # type: ignore[no-any-return]
 
     @staticmethod
@@ -142,24 +180,23 @@ class GatheredColumn(torch.autograd.Function):
         x, w = ctx.saved_tensors
         ranks: Ranks = ctx.ranks
         again = ranks.all_gather(x)  # beside the product
-        partial = torch.stack((outer[0] @ w.T).chunk(ranks.size))
-        mine = ranks.reduce_scatter(partial).wait()
-        return mine, again.wait().flatten(0, 1).T @ outer[0], None
+        mine = ctx.scatter(outer[0], w.T, ranks)
+        return mine, again.wait().flatten(0, 1).T @ outer[0], None, None
 
 
 class ScatteredRow(torch.autograd.Function):
     """Matrix divided by rows, rows of its summed output over the ranks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks, scatter: Product) -> Tensor:
         """Shapes (rows, k), (k, n) -> (rows / ranks, n)."""
         ctx.save_for_backward(x, w)
         ctx.ranks = ranks
-        return ranks.reduce_scatter(torch.stack((x @ w).chunk(ranks.size))).wait()  # type: ignore[no-any-return]
+        return scatter(x, w, ranks)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
         """Of the input and the matrix, from the gathered outer gradient."""
         x, w = ctx.saved_tensors
         whole = ctx.ranks.all_gather(outer[0]).wait().flatten(0, 1)
-        return whole @ w.T, x.T @ whole, None
+        return whole @ w.T, x.T @ whole, None, None

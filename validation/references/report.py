@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...models.techniques import parse_technique, registry
-from .catalogue import REASONS, Reference, catalogue
+from .catalogue import OPTIONS, REASONS, catalogue
 from .harness import Found, run
 from .predicted import Counts, predicted
+from .reference import Reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +45,8 @@ def references(only: Sequence[str] | None = None, backend: str = "gloo", timeout
         technique, what, ranks, largest relative differences of output and gradients, bytes by kind that all ranks
         together (or the busiest, where `reason` says so) sent and are predicted to send, forward and backward [B],
         status and reason. Status is "equal" where differences are within rounding and every rank sends what it
-        should, in each direction, by kind; "differs", with what does; or "none" for a technique that cannot have a
-        reference.
+        should, in each direction, by kind; "differs", with what does; or "none" for a technique, or an
+        option of it, that cannot have a reference.
 
     Raises
     ------
@@ -63,6 +64,11 @@ def references(only: Sequence[str] | None = None, backend: str = "gloo", timeout
         {"technique": name, "status": "none", "reason": REASONS.get(name, "none is written")}
         for name in names
         if not any(reference.technique["name"] == name for reference in chosen)
+    ]
+    rows += [
+        {"technique": name, "what": what, "status": "none", "reason": reason}
+        for (name, what), reason in OPTIONS.items()
+        if name in names
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["ranks"] = frame["ranks"].astype("Int64")

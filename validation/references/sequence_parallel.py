@@ -7,7 +7,8 @@ fp32 here too, and limits how exact the result is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def ulysses(ranks: Ranks, shape: Attention) -> dict[str, float]:
 
     def scheme(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = heads_in(ranks, shape, q, k, v)
-        return heads_out(ranks, blocks.whole(q, k, v, shape.causal))
+        return heads_out(ranks, undivided(shape, q, k, v))
 
     return checked(ranks, shape, scheme)
 
@@ -53,6 +54,11 @@ def gathered_kv(ranks: Ranks, shape: Attention) -> dict[str, float]:
     return checked(ranks, shape, lambda q, k, v: applied(Gathered, q, k, v, ranks, shape))
 
 
+def passed_beside(ranks: Ranks, shape: Attention) -> dict[str, float]:
+    """A ring whose steps a program has as one collective, with gradients in the format of activations."""
+    return checked(ranks, shape, lambda q, k, v: applied(Ring, q, k, v, ranks, shape, BESIDE))
+
+
 def checked(ranks: Ranks, shape: Attention, scheme: Scheme) -> dict[str, float]:
     """Attention by a scheme against attention in one piece.
 
@@ -71,11 +77,14 @@ def checked(ranks: Ranks, shape: Attention, scheme: Scheme) -> dict[str, float]:
         (*every, shape.heads, shape.value_dim),
     )
     share = share_of(ranks, shape)
+    return compare(ranks, scheme, partial(undivided, shape), (q, k, v), outer, (share, share, share), share)
 
-    def whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return blocks.whole(q, k, v, shape.causal)
 
-    return compare(ranks, scheme, whole, (q, k, v), outer, (share, share, share), share)
+def undivided(shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of a layer in one piece, of the kind that the first one has."""
+    if shape.linear[0]:
+        return blocks.linear(q, k, v, shape.causal)
+    return blocks.whole(q, k, v, shape.causal, shape.window)
 
 
 def share_of(ranks: Ranks, shape: Attention) -> Share:
@@ -89,16 +98,46 @@ def share_of(ranks: Ranks, shape: Attention) -> Share:
 # -- a ring ---------------------------------------------------------------------------------------------------------
 
 
+class Messages(NamedTuple):
+    """What the messages of a ring are counted as, forward and backward, and how its gradients travel.
+
+    Parameters
+    ----------
+    forward, backward : str
+    gradients : torch.dtype
+    own : bool
+        Whether those that a rank has for its own keys go round too, as in published code, or stay.
+    """
+
+    forward: str
+    backward: str
+    gradients: torch.dtype
+    own: bool
+
+
+ALONE = Messages("send_recv", "send_recv", torch.float32, True)
+BESIDE = Messages("all_gather", "reduce_scatter", torch.float64, False)
+
+
+def steps_of(ranks: Ranks, shape: Attention, tokens: int) -> int:
+    """Ranks whose keys a rank meets: all, or those that a window over runs of tokens reaches."""
+    if not shape.window or shape.layout != "contiguous":
+        return ranks.size
+    return min(ranks.size, 1 + -(-(shape.window - 1) // tokens))
+
+
 class Ring(torch.autograd.Function):
     """Attention to the keys at hand while the next are on their way."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, ranks: Ranks, shape: Attention) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, ranks: Ranks, shape: Attention, messages: Messages = ALONE
+    ) -> Tensor:
         """Of a rank's tokens; keys and values travel as one message."""
         out, lse = nothing(q, v)
-        held = (k, v)
-        for step in range(ranks.size):
-            coming = ranks.shift(held) if step < ranks.size - 1 else None
+        held, steps = (k, v), steps_of(ranks, shape, q.shape[1])
+        for step in range(steps):
+            coming = ranks.shift(held, kind=messages.forward) if step < steps - 1 else None
             block = _block(ranks, shape, q, ranks.rank, (ranks.rank - step) % ranks.size)
             if block is not None:
                 rows, keys, mask = block
@@ -106,19 +145,20 @@ class Ring(torch.autograd.Function):
                 out, lse = merged(out, lse, rows, *more)
             held = coming.wait() if coming else held
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.ranks, ctx.shape = ranks, shape
+        ctx.ranks, ctx.shape, ctx.messages = ranks, shape, messages
         return out
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        """Keys and values once more; their gradients follow them, and come home with the last step."""
+        """Keys and values once more; their gradients follow them, and from the last step go home."""
         q, k, v, out, lse = ctx.saved_tensors
         ranks, shape, slope = ctx.ranks, ctx.shape, outer[0]
+        _, kind, form, own = ctx.messages
         delta = (slope * out).sum(-1)
-        held, queries = (k, v), torch.zeros_like(q)
+        held, queries, steps = (k, v), torch.zeros_like(q), steps_of(ranks, shape, q.shape[1])
         following: Pending | None = None
-        for step in range(ranks.size):
-            coming = ranks.shift(held) if step < ranks.size - 1 else None
+        for step in range(steps):
+            coming = ranks.shift(held, kind=kind) if step < steps - 1 else None
             found = tuple(torch.zeros_like(x) for x in held)
             block = _block(ranks, shape, q, ranks.rank, (ranks.rank - step) % ranks.size)
             if block is not None:
@@ -130,14 +170,19 @@ class Ring(torch.autograd.Function):
                     whole[:, keys] += part
             if following is not None:
                 found = tuple(own + before for own, before in zip(found, following.wait(), strict=True))
-            following = ranks.shift([x.float() for x in found])
+            if step or own:
+                following = ranks.shift([x.to(form) for x in found], 1 if step < steps - 1 else 1 - steps, kind=kind)
+            else:
+                kept = found
             held = coming.wait() if coming else held
         assert following is not None
-        return queries, *(x.to(q.dtype) for x in following.wait()), None, None
+        found = tuple(x.to(q.dtype) for x in following.wait())
+        found = found if own else tuple(one + two for one, two in zip(found, kept, strict=True))
+        return queries, *found, None, None, None
 
 
 def _block(ranks: Ranks, shape: Attention, q: Tensor, queries: int, keys: int) -> blocks.Block | None:
-    return block_of(shape.causal, shape.layout, ranks.size, q.shape[1], queries, keys)
+    return block_of(shape.causal, shape.layout, ranks.size, q.shape[1], queries, keys, shape.window)
 
 
 def nothing(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +263,7 @@ class Gathered(torch.autograd.Function):
         """`keep` holds what was gathered until the backward pass, which otherwise gathers it again."""
         whole = _gather(ranks, k, v)
         every = [blocks.positions(shape.layout, ranks.size, rank, shape.tokens) for rank in range(ranks.size)]
-        mask = torch.cat(every)[None] <= every[ranks.rank][:, None] if shape.causal else None
+        mask = blocks.seen(every[ranks.rank], torch.cat(every), shape.window) if shape.causal else None
         out, lse = attend(q, whole[0], whole[1], mask)
         ctx.save_for_backward(q, k, v, out, lse, *(whole if keep else ()))
         ctx.ranks, ctx.mask = ranks, mask

@@ -24,6 +24,8 @@ class Network:
     layers, hidden, heads, ffn : int
     chunks : int
         Row chunks of a product, where a technique has them.
+    sequence_parallel : bool
+        Whether norms and residuals are divided over the ranks by tokens.
     """
 
     batch: int
@@ -33,6 +35,7 @@ class Network:
     heads: int
     ffn: int
     chunks: int = 1
+    sequence_parallel: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -58,6 +61,8 @@ class Attention:
         Messages that one is cut into, or 0 where three are packed in one.
     linear : tuple of bool
         Of each layer, whether its attention is linear.
+    window : int
+        Last tokens that a token sees, itself among them; 0 for all before it.
     """
 
     batch: int
@@ -71,6 +76,7 @@ class Attention:
     degree: int = 1
     pieces: int = 1
     linear: tuple[bool, ...] = (False,)
+    window: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ class Mixture:
     hidden, experts, top_k, ffn : int
     offsets : tuple of tuple of int
         Kinds of tokens: how many ranks further round each of its experts is, counted from one that moves on with
-        every token; where there are layers, how far a token moves for each. Every rank then sends alike.
+        every token; where a network decodes, how far a token moves for each layer. Every rank then sends alike.
     nodes : int
         That the ranks are in, as many in each.
     still : int
@@ -93,8 +99,20 @@ class Mixture:
         Elements of a token on its way, where they are fewer than hidden.
     degree : int
         Chunks, or halves, of the tokens.
-    layers, heads, context : int
-        Of a network that decodes: heads of its attention, and tokens of each sequence before.
+    layers, heads : int
+        Of a network that infers, and of its attention.
+    context : int
+        Tokens of each sequence before, where a network decodes one of each; 0 where it reads prompts.
+    trained : bool
+        Whether there is a backward pass.
+    shared : int
+        Inner width of an expert that every token visits where it is; 0 for none.
+    capacity : float
+        Room of an expert for tokens of one rank and chunk, over their mean; 0 for all that come.
+    tp, etp : int
+        Tensor-parallel ranks, and those that divide each expert: all of them, or 1.
+    scattered : bool
+        Whether tensor-parallel ranks have tokens of their own each between layers, or all have those of all.
     """
 
     tokens: int
@@ -109,25 +127,33 @@ class Mixture:
     degree: int = 1
     layers: int = 1
     heads: int = 1
-    context: int = 1
+    context: int = 0
+    trained: bool = True
+    shared: int = 0
+    capacity: float = 0.0
+    tp: int = 1
+    etp: int = 1
+    scattered: bool = True
 
     def table(self, ranks: int) -> NDArray[np.int64]:
         """Experts of every token, shape (ranks, tokens, layers, top_k), distinct within a token and layer."""
         import numpy as np
 
-        each, kinds = self.experts // ranks, len(self.offsets)
+        parts = ranks // self.etp
+        each, kinds = self.experts // parts, len(self.offsets)
         kind, turn = np.arange(self.tokens) % kinds, np.arange(self.tokens) // kinds
         offsets = np.array(self.offsets)[kind]
-        if self.layers > 1:
+        if self.context:
             # The first expert is where the token moves to; the others are, from token to token, any of the rest.
             place = (np.arange(ranks)[:, None, None] + np.cumsum(offsets, 1)[None]) % ranks
             first = place * each + (turn[:, None] + np.arange(self.layers)) % each
             others = (turn[:, None] + np.arange(self.top_k - 1)) % (self.experts - 1)
             rest = (first[..., None] + 1 + others[:, None]) % self.experts
             return np.concatenate([first[..., None], rest], -1).astype(np.int64)
-        place = (np.where(kind < self.still, 0, turn)[:, None] + offsets) % ranks
+        place = (np.where(kind < self.still, 0, turn)[:, None] + offsets) % parts
         # Of experts on one rank a token takes neighbours.
         nth = np.array([[row[:slot].tolist().count(row[slot]) for slot in range(self.top_k)] for row in offsets])
-        chosen = place * each + (turn[:, None] // ranks + nth) % each
-        every: NDArray[np.int64] = np.broadcast_to(chosen[None, :, None], (ranks, self.tokens, 1, self.top_k))
+        chosen = place * each + (turn[:, None] // parts + nth) % each
+        size = (ranks, self.tokens, self.layers, self.top_k)
+        every: NDArray[np.int64] = np.broadcast_to(chosen[None, :, None], size)
         return every

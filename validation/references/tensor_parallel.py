@@ -24,6 +24,9 @@ from .products import (
     fused,
     in_chunks,
     reduced,
+    scattered,
+    scattered_in_chunks,
+    set_off,
 )
 from .ranks import Ranks
 from .shapes import Network
@@ -35,35 +38,36 @@ PER_LAYER = 4  # matrices
 
 
 def baseline(ranks: Ranks, shape: Network) -> dict[str, float]:
-    """Megatron-LM: an all-reduce behind every block, and behind its gradient."""
-    return _checked(ranks, shape, _linears(ranks, reduced))
+    """Megatron-LM: an all-reduce behind every block, and behind its gradient.
+
+    With sequence parallelism norms and residuals are on each rank's own tokens, gathered before every block and
+    scattered behind it.
+    """
+    return _checked(ranks, shape, _linears(ranks, shape, reduced, scattered))
 
 
 def async_tp(ranks: Ranks, shape: Network) -> dict[str, float]:
     """The same in row chunks, each reduced while the next is multiplied."""
-    return _checked(ranks, shape, _linears(ranks, in_chunks(shape.chunks)))
+    return _checked(ranks, shape, _linears(ranks, shape, in_chunks(shape.chunks), scattered_in_chunks(shape.chunks)))
 
 
 def t3(ranks: Ranks, shape: Network) -> dict[str, float]:
     """The same with the reduce-scatter set off by tiles of the product."""
-    return _checked(ranks, shape, _linears(ranks, fused(TILES)))
+    return _checked(ranks, shape, _linears(ranks, shape, fused(TILES), set_off(TILES)))
 
 
 def parallel_attention(ranks: Ranks, shape: Network) -> dict[str, float]:
     """Both halves of a layer read one input and are added up before one all-reduce."""
-    return _checked(ranks, shape, _linears(ranks, reduced), fuse=True)
+    return _checked(ranks, shape, _linears(ranks, shape, reduced, scattered), fuse=True)
 
 
 def ladder_residual(ranks: Ranks, shape: Network) -> dict[str, float]:
     """A block reads the residual stream while the all-reduce before it is still under way."""
+    if shape.sequence_parallel:
+        return _checked(ranks, shape, _linears(ranks, shape, reduced, scattered), ladder, ladder)
     late = Late(ranks)
-    return _checked(ranks, shape, _linears(ranks, reduced, late), partial(overlapped_ladder, late), ladder)
-
-
-def megatron_sp(ranks: Ranks, shape: Network) -> dict[str, float]:
-    """Norms and residuals on each rank's own tokens; gathered before every block, scattered behind it."""
-    into, out_of = (lambda x, w, kind=kind: applied(kind, x, w, ranks) for kind in (GatheredColumn, ScatteredRow))
-    return _checked(ranks, shape, (into, out_of), rows=lambda x: x.chunk(ranks.size)[ranks.rank])
+    linears = _linears(ranks, shape, reduced, scattered, late)
+    return _checked(ranks, shape, linears, partial(overlapped_ladder, late), ladder)
 
 
 # -- networks: divided or not is a matter of how their matrices are applied -------------------------------------------
@@ -141,8 +145,25 @@ def _gate(x: Tensor) -> Tensor:
     return silu(gate) * up
 
 
-def _linears(ranks: Ranks, product: Product, behind: Product | None = None) -> tuple[Linear, Linear]:
-    """Matrices at the beginning and at the end of a block; `behind` is the product of the latter."""
+def _linears(
+    ranks: Ranks, shape: Network, product: Product, scatter: Product, behind: Product | None = None
+) -> tuple[Linear, Linear]:
+    """Matrices at the beginning and at the end of a block.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    shape : Network
+    product, scatter : callable
+        What the matrices do where every rank has all tokens, and where each has some.
+    behind : callable, optional
+        The first of them at the end of a block, where it is another.
+    """
+    if shape.sequence_parallel:
+        return (
+            lambda x, w: applied(GatheredColumn, x, w, ranks, scatter),
+            lambda x, w: applied(ScatteredRow, x, w, ranks, scatter),
+        )
     last = behind or product
     return (
         lambda x, w: applied(ColumnParallel, x, w, ranks, product),
@@ -157,7 +178,6 @@ def _checked(
     arranged: Stack = serial,
     plain: Stack = serial,
     fuse: bool = False,
-    rows: Callable[[Tensor], Tensor] = everything,
 ) -> dict[str, float]:
     """A network of divided matrices against the whole one.
 
@@ -171,8 +191,6 @@ def _checked(
         Of the residual stream and the blocks, divided and whole.
     fuse : bool
         Whether the halves of a layer are one block.
-    rows : callable
-        What a rank has of the residual stream.
     """
 
     def divided(x: Tensor, *weights: Tensor) -> Tensor:
@@ -191,6 +209,7 @@ def _checked(
         (shape.hidden, 2, shape.ffn),
         (shape.ffn, shape.hidden),
     ] * shape.layers
+    rows = (lambda x: x.chunk(ranks.size)[ranks.rank]) if shape.sequence_parallel else everything
     state = (shape.tokens * shape.batch, shape.hidden)
     x, outer = random(state, state)
     weights = random(*sizes, scale=shape.hidden**-0.5)

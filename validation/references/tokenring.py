@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import Block, attend, block_of, gradients
+from .blocks import Block, attend, block_of, gradients, positions, seen
 from .compare import applied
 from .ranks import Pending, Ranks
 from .sequence_parallel import checked, merged, nothing
@@ -89,7 +89,12 @@ def _around(
     size, rank, tokens = ranks.size, ranks.rank, mine[0].shape[1]
 
     def block(owner: int, holder: int) -> Block | None:
-        return block_of(shape.causal, shape.layout, size, tokens, owner % size, holder % size)
+        """A window leaves the messages as they are, and in their blocks less to see."""
+        found = block_of(shape.causal, shape.layout, size, tokens, owner % size, holder % size)
+        if found is None or not shape.window:
+            return found
+        mine, theirs = (positions(shape.layout, size, rank % size, tokens) for rank in (owner, holder))
+        return found._replace(mask=seen(mine[found.rows], theirs[found.keys], shape.window))
 
     def needed(some: Tensors, owner: int, holder: int) -> Tensors:
         """Rows of an owner that a holder has keys for."""

@@ -29,7 +29,7 @@ class Routing:
     expert, home, owner : Tensor of int
         Its expert, the rank its token belongs to, and the one that has the expert.
     gate : Tensor
-        Weight of its result.
+        Weight of its result; 0 of a copy that fills a place nobody takes.
     each : int
         Experts of a rank.
     tokens : int
@@ -54,10 +54,12 @@ class Routing:
 
 Compute = Callable[[Tensor, Routing], Tensor]
 """Results of copies that have come to this rank."""
+Aside = Callable[[], None]
+"""What is done once copies are on their way."""
 
 
 def routing_of(ranks: Ranks, shape: Mixture, gates: Tensor) -> Routing:
-    """What the table of a shape says of its first layer.
+    """What the table of a shape says of its first layer, but for copies that find no room.
 
     Parameters
     ----------
@@ -67,9 +69,50 @@ def routing_of(ranks: Ranks, shape: Mixture, gates: Tensor) -> Routing:
     """
     expert = torch.from_numpy(shape.table(ranks.size)[:, :, 0].reshape(-1).copy()).to(ranks.device)
     token = torch.arange(ranks.size * shape.tokens, device=ranks.device).repeat_interleave(shape.top_k)
-    each = shape.experts // ranks.size
-    gate = gates.flatten().to(ranks.device)
-    return Routing(token, expert, token // shape.tokens, expert // each, gate, each, shape.tokens)
+    each = shape.experts * shape.etp // ranks.size
+    routing = _copies(shape, token, expert, gates.flatten().to(ranks.device), each)
+    if not shape.capacity:
+        return routing
+    group, room = _room(shape, routing)
+    order = torch.argsort(group, stable=True)
+    first = torch.searchsorted(group[order], group[order])
+    nth = torch.empty_like(order)
+    nth[order] = torch.arange(len(order), device=order.device) - first
+    return routing.only(nth < room)
+
+
+def filled(ranks: Ranks, shape: Mixture, routing: Routing) -> Routing:
+    """Copies and, for every place that an expert keeps free for a rank and nobody takes, one that counts for nothing.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    shape : Mixture
+    routing : Routing
+        Of `routing_of`.
+    """
+    group, room = _room(shape, routing)
+    free = room - torch.bincount(group, minlength=ranks.size * shape.degree * shape.experts)
+    empty = torch.repeat_interleave(torch.arange(len(free), device=free.device), free)
+    token = torch.cat([routing.token, empty // shape.experts * (shape.tokens // shape.degree)])
+    expert = torch.cat([routing.expert, empty % shape.experts])
+    gate = torch.cat([routing.gate, routing.gate.new_zeros(len(empty))])
+    return _copies(shape, token, expert, gate, routing.each)
+
+
+def _copies(shape: Mixture, token: Tensor, expert: Tensor, gate: Tensor, each: int) -> Routing:
+    """Of tensor-parallel ranks that divide an expert each sends its tokens to the one of its own place."""
+    home = token // shape.tokens
+    return Routing(token, expert, home, expert // each * shape.etp + home % shape.etp, gate, each, shape.tokens)
+
+
+def _room(shape: Mixture, routing: Routing) -> tuple[Tensor, int]:
+    """Rank, chunk and expert of every copy as one number, and the copies of such a number that are taken."""
+    size = shape.tokens // shape.degree
+    room = shape.capacity * size * shape.top_k / shape.experts
+    if abs(room - round(room)) > 1e-9:
+        raise ValueError(f"capacity {shape.capacity:g}: room for {room:g} copies is not whole")
+    return routing.token // size * shape.experts + routing.expert, round(room)
 
 
 def attention(x: Tensor) -> Tensor:
@@ -109,12 +152,19 @@ def _landing(home: Tensor, owner: Tensor, local: int) -> Tensor:
     return owner // local * local + home % local
 
 
-def by_levels(ranks: Ranks, levels: tuple[Ranks, Ranks], routing: Routing, compute: Compute, x: Tensor) -> Tensor:
+def nothing() -> None:
+    """No work beside an exchange."""
+
+
+def by_levels(
+    ranks: Ranks, levels: tuple[Ranks, Ranks], routing: Routing, compute: Compute, x: Tensor, aside: Aside = nothing
+) -> Tensor:
     """Every copy, by two exchanges there and two back."""
     me, (places, node) = ranks.members[ranks.rank], levels
     own, landing = _own(routing, me), _landing(routing.home, routing.owner, node.size)
-    rows = Way(places, x[own], routing.home, landing).wait()
-    rows = Way(node, rows, landing, routing.owner).wait()
+    way = Way(places, x[own], routing.home, landing)
+    aside()
+    rows = Way(node, way.wait(), landing, routing.owner).wait()
     results = compute(rows, routing.only(routing.owner == me))
     results = Way(node, results, routing.owner, landing).wait()
     back = Way(places, results, landing, routing.home).wait()
@@ -129,6 +179,7 @@ def once(
     routing: Routing,
     compute: Compute,
     x: Tensor,
+    aside: Aside = nothing,
 ) -> Tensor:
     """A token once to a node and once to a rank; weighed sums of a rank and of a node come back.
 
@@ -147,8 +198,9 @@ def once(
     sender = of_node // routing.tokens
     own = of_node[sender == me] - me * routing.tokens
 
-    rows = Way(places, x[own], sender, entry, there).wait()
-    rows = rows[_place(entry == me)[joined[landing == me]]]
+    way = Way(places, x[own], sender, entry, there)
+    aside()
+    rows = way.wait()[_place(entry == me)[joined[landing == me]]]
     rows = Way(node, rows, landing, owner, there).wait()
     mine = routing.owner == me
     within = _place(owner == me)[shared[mine]]

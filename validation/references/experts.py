@@ -1,0 +1,166 @@
+"""Experts of a rank: all of some, or a part of each where tensor-parallel ranks divide them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from .compare import Share, applied
+from .ranks import Ranks
+from .shapes import Mixture
+from .ways import Routing
+
+Expert = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def expert(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """One expert."""
+    return gelu(x @ up) @ down
+
+
+def linear_expert(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """One that keeps whole numbers whole."""
+    return (x @ up).relu() @ down
+
+
+def results_of(rows: Tensor, which: Tensor, up: Tensor, down: Tensor, act: Expert) -> Tensor:
+    """Rows through their experts, in place."""
+    out = torch.zeros_like(rows)
+    for number in range(len(up)):
+        mine = torch.nonzero(which == number).flatten()
+        out = out.index_put((mine,), act(rows[mine], up[number], down[number]))
+    return out
+
+
+def plane(ranks: Ranks, shape: Mixture) -> Ranks:
+    """Ranks that divide the experts: of those that divide each expert too, the ones of this one's place."""
+    return ranks.among(range(ranks.rank % shape.etp, ranks.size, shape.etp))
+
+
+def tensor_parallel(ranks: Ranks, shape: Mixture) -> Ranks:
+    """Tensor-parallel ranks around this one, which are neighbours."""
+    first = ranks.rank // shape.tp * shape.tp
+    return ranks.among(range(first, first + shape.tp))
+
+
+class Place(NamedTuple):
+    """What a rank has of a layer.
+
+    Parameters
+    ----------
+    rows : callable
+        Of the tokens between layers.
+    own : callable
+        Of those, the ones it sends to experts.
+    back : callable
+        Results of `own` as `rows` has them.
+    weights : tuple of callable
+        Of first and second matrices of the experts.
+    """
+
+    rows: Share
+    own: Share
+    back: Share
+    weights: tuple[Share, Share]
+
+
+def place_of(ranks: Ranks, shape: Mixture) -> Place:
+    """Tokens and weights of this rank.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    shape : Mixture
+        Where tensor-parallel ranks all have the tokens of all, there is no backward pass.
+    """
+    (expert_rank, part), parts = divmod(ranks.rank, shape.etp), ranks.size // shape.etp
+
+    def up(w: Tensor) -> Tensor:
+        return w.chunk(parts)[expert_rank].chunk(shape.etp, 2)[part]
+
+    def down(w: Tensor) -> Tensor:
+        return w.chunk(parts)[expert_rank].chunk(shape.etp, 1)[part]
+
+    def same(x: Tensor) -> Tensor:
+        return x
+
+    if shape.scattered:
+        return Place(lambda x: x.chunk(ranks.size)[ranks.rank], same, same, (up, down))
+    around = tensor_parallel(ranks, shape)
+
+    def back(x: Tensor) -> Tensor:
+        whole: Tensor = around.all_gather(x).wait()
+        return whole.flatten(0, 1)
+
+    group, place = divmod(ranks.rank, shape.tp)
+    return Place(lambda x: x.chunk(ranks.size // shape.tp)[group], lambda x: x.chunk(shape.tp)[place], back, (up, down))
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Experts of a rank.
+
+    Where they are divided, the copies of all tensor-parallel ranks are gathered before, and sums scattered behind.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    shape : Mixture
+    up, down : Tensor
+        This rank's share of the weights.
+    act : callable
+    """
+
+    ranks: Ranks
+    shape: Mixture
+    up: Tensor
+    down: Tensor
+    act: Expert
+
+    def __call__(self, rows: Tensor, copies: Routing) -> Tensor:
+        """Results of copies that have come to this rank."""
+        which = copies.expert % copies.each
+        if self.shape.etp == 1:
+            return results_of(rows, which, self.up, self.down, self.act)
+        around = tensor_parallel(self.ranks, self.shape)
+        every = which.new_zeros((around.size, len(which)))
+        every[around.rank] = which
+        gathered = applied(_Gathered, rows, around)
+        partial = results_of(gathered, around.uncounted_sum(every).flatten(), self.up, self.down, self.act)
+        mine: Tensor = applied(_Summed, partial, around)
+        return mine
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows of all ranks; backward the sum of what they all have for a rank's own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        """As many of every rank."""
+        ctx.ranks = ranks
+        return ranks.all_gather(rows).wait().flatten(0, 1)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        """Scattered sums."""
+        return ctx.ranks.reduce_scatter(torch.stack(outer[0].chunk(ctx.ranks.size))).wait(), None
+
+
+class _Summed(torch.autograd.Function):
+    """A rank's own rows of the sum over all; backward the gradients of all."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        """As many for every rank."""
+        ctx.ranks = ranks
+        return ranks.reduce_scatter(torch.stack(rows.chunk(ranks.size))).wait()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        """Gathered."""
+        return ctx.ranks.all_gather(outer[0]).wait().flatten(0, 1), None
