@@ -7,6 +7,7 @@ its peaks that the profile found.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..hardware import Device
 from .estimators import DecodeEstimator, KernelProfile
+from .estimators.profile import written
 from .estimators.streaming import PASSES
 
 # Elementwise kernels by what they do: an operation of `StreamingEstimator`. Others stream as an addition does.
@@ -25,6 +27,8 @@ OPERATIONS = {
     "activation": "activation",
 }
 SIZES = {"fp32": 4, "bf16": 2}
+# Of a device, what times of kernels are shares of: with other numbers it is another device of the same name.
+RATES = ("peak_flops", "compute_units", "clock", "memory_bandwidth", "cache_capacity", "gemm_tile")
 # Shares of the memory bandwidth that were fitted, best known first. One above 1 is of tensors that a cache held.
 BANDWIDTH = (("streaming", "add"), ("gemm", "memory"))
 
@@ -39,10 +43,16 @@ class FittedTimes:
         Of the device.
     measured_on : str
         Device whose kernels were measured.
+    scores : mapping of str to mapping
+        Errors there, by kind.
+    home : bool
+        Whether that is this device, as it was.
     """
 
     profile: KernelProfile
     measured_on: str
+    scores: Mapping[str, Mapping[str, Any]]
+    home: bool
 
     def launch(self, kind: str) -> float:
         """Fixed time of a kind of kernel [s]; that of products where the kind was not fitted."""
@@ -91,7 +101,6 @@ class FittedTimes:
         return np.maximum(self.profile.seconds(kind, **shape) - self.launch(kind), 0.0)[()]
 
 
-@lru_cache(maxsize=256)
 def fitted(device: Device) -> FittedTimes | None:
     """Times of the profile that a device names; None where it names none.
 
@@ -100,11 +109,15 @@ def fitted(device: Device) -> FittedTimes | None:
     InputError
         For a file that is not there or holds no profile.
     """
-    if device.profile is None:
-        return None
-    profile = KernelProfile.load(device.profile)
-    moved = profile if profile.device.name == device.name else profile.for_device(device)
-    return FittedTimes(_cold(moved), profile.device.name)
+    return None if device.profile is None else _fitted(device, device.profile, written(device.profile))
+
+
+@lru_cache(maxsize=256)
+def _fitted(device: Device, path: str, _written: int) -> FittedTimes:
+    profile = KernelProfile.load(path)
+    own = profile.device
+    home = all(getattr(own, name) == getattr(device, name) for name in ("name", *RATES))
+    return FittedTimes(_cold(profile if home else profile.for_device(device)), own.name, profile.scores, home)
 
 
 def _cold(profile: KernelProfile) -> KernelProfile:

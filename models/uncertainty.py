@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from .fitted import fitted
 from .kernels import Kernel
 from .spread import Z
 from .techniques import BASELINE, TechniqueCall
@@ -73,15 +74,15 @@ def spreads_of(scenario: Scenario) -> Spreads | None:
     general, step = preset(), step_spread(scenario)
     inside = partial(link.profile.spread_at, default=general["links"])
     across = general["links"] if nic is None else nic.profile.spread_at(np.inf, general["links"])
-    if device.profile is None:
+    times = fitted(device)
+    if times is None:
         # What whole steps are off is taken to be their kernels' part; collectives are off besides.
         return None if step is None else Spreads({}, step, True, inside, across, 0.0, step)
-    home, scores = _scores(device.profile)
-    kernels = {kind: _kernel_spread(score, home == device.name) for kind, score in scores.items() if score}
+    kernels = {kind: _kernel_spread(score, times.home) for kind, score in times.scores.items() if score}
     widest = max(kernels.values(), default=general["elsewhere"])
     # A stack was fitted with kernels by the preset's formulas; with others in their place its steps are off further.
     stack = 0.0 if step is None else float(np.hypot(step, general["profiles"]))
-    return Spreads(kernels, widest, home == device.name, inside, across, stack, None)
+    return Spreads(kernels, widest, times.home, inside, across, stack, None)
 
 
 def _kernel_spread(score: Mapping[str, Any], home: bool) -> float:
@@ -117,15 +118,6 @@ def preset() -> Mapping[str, float]:
     from ..hardware.files import read_yaml
 
     return {name: float(entry["value"]) for name, entry in read_yaml(PRESET).items()}
-
-
-@lru_cache(maxsize=64)
-def _scores(profile: str) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
-    """Device that a profile was measured on, and its errors by kind."""
-    from .estimators import KernelProfile
-
-    found = KernelProfile.load(profile)
-    return found.device.name, found.scores
 
 
 @dataclass(frozen=True)

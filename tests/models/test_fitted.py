@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -91,6 +92,29 @@ def test_another_device_takes_the_shares():
     ratio = own.attention(*shape) / h200.attention(*shape)
     bandwidth = load_device("h200-sxm").memory_bandwidth / load_device("h100-sxm").memory_bandwidth
     assert ratio == pytest.approx(bandwidth, rel=0.02)
+
+
+def test_a_profile_that_is_written_anew_is_read_anew(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(value("matrix", 0.8))
+    device = {"preset": "h100-sxm", "profile": str(path)}
+    before = estimate(scenario(device))
+    path.write_text(value("matrix", 0.4))
+    os.utime(path, ns=(1, 1))  # files written within one tick of the clock differ too
+    after = estimate(scenario(device))
+    assert after.time_s > 1.2 * before.time_s
+    path.write_text(changed(cross_validation={"mean": 0.1, "spread": 3.0}))
+    assert estimate(scenario(device)).interval_s[1] > 1.2 * before.interval_s[1]
+
+
+def test_numbers_changed_on_the_device_that_was_measured_count():
+    device = {"preset": "h100-sxm", "profile": "kernels-h100"}
+    faster = {**device, "memory_bandwidth": "6.7 TB/s"}
+    before, after = (estimate(scenario(d, "decode")) for d in (device, faster))
+    assert after.compute_s < 0.8 * before.compute_s
+    assert np.ptp(after.interval_s) / after.time_s != pytest.approx(np.ptp(before.interval_s) / before.time_s)
+    larger = {**device, "memory_capacity": "94 GB"}  # of which no kernel's time depends
+    assert estimate(scenario(larger, "decode")).interval_s == before.interval_s
 
 
 @pytest.mark.parametrize(("name", "is_one"), [("cpu-x86", "a processor"), ("mi300x", "a GPU")])
