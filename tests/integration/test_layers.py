@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from commlens.models.techniques import BASELINE, registry
+
 ROOT = Path(__file__).parents[2]
 FLOOR = {
     "hardware": 0, "solvers": 0, "simulator": 1, "models": 2, "validation": 3,
@@ -96,6 +98,18 @@ def declared_modules() -> set[str]:
     return {MODULE_OF.get(name, name) for name in names}
 
 
+def singled_out(source: str, file: str) -> list[str]:
+    """Return one line for each comparison with the name of a technique."""
+    names = set(registry()) - {BASELINE}  # what the others are held against
+    return [
+        f"{file}:{node.lineno}: {leaf.value} is a case of its own"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Compare | ast.MatchValue)
+        for leaf in ast.walk(node)
+        if isinstance(leaf, ast.Constant) and leaf.value in names
+    ]
+
+
 def test_every_module_stands_on_a_floor():
     assert sorted({home(file) for file in modules()} - set(FLOOR)) == []
 
@@ -150,6 +164,18 @@ def test_a_back_arrow_is_found(file, source):
 )
 def test_an_arrow_down_is_not(file, source):
     assert breaches(source, file) == []
+
+
+def test_a_technique_is_one_file():
+    files = [file for file in modules() if not file.startswith(("models/techniques/", "validation/"))]
+    assert [line for file in files for line in singled_out((ROOT / file).read_text(), file)] == []
+
+
+@pytest.mark.parametrize(
+    "source", ["if call.name == 't3': pass", "x = name in ('a', 'lasp')", "match name:\n    case 'usp':\n        pass"]
+)
+def test_a_technique_singled_out_is_found(source):
+    assert len(singled_out(source, "models/a.py")) == 1
 
 
 def test_an_undeclared_import_is_found():

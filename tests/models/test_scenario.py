@@ -62,6 +62,11 @@ BAD = {
     ),
     "micro batch does not divide": (change(workload__micro_batch=3), ["micro_batch"]),
     "pipeline": (change(plan__pp=2), ["plan.pp", "legal: 1"]),
+    "chunks where the schedule has none": (
+        change(workload__phase="training", workload__prompt=None, workload__new_tokens=None)
+        | {"plan": {"vp": 2, "schedule": "gpipe"}},
+        ["plan.vp: 2", "gpipe", "combined-1f1b"],
+    ),
     "format the device lacks": (change(workload__dtype="fp4"), ["fp4", "bf16"]),
     "80 GiBs": (
         change(

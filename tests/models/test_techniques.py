@@ -39,6 +39,7 @@ MIXTURE = {
     "num_experts_per_tok": 3,
     "moe_intermediate_size": 840,
 }
+MACHINES = ["dgx-h100", "t3-ring"]  # without and with near-memory compute
 TENSOR = [call for call in TECHNIQUES if registry()[call["name"]].family != "moe"]
 
 
@@ -198,6 +199,12 @@ def test_t3_arbitration_orders_as_in_the_paper():
         assert nmc <= ideal
         # near-memory reduction lets the real designs pass the ideal overlap of an ordinary scatter
         assert nmc * (1 - 1e-9) <= min(plain, mca)
+
+
+def test_t3_says_where_it_assumes_hardware():
+    cases = [scenario(name, cluster=cluster, dtype="fp16") for name in ("t3", "baseline") for cluster in MACHINES]
+    said = [[line for line in estimate(case).warnings if "near-memory" in line] for case in cases]
+    assert said == [["h100-sxm has no near-memory compute: T3's hardware is assumed"], [], [], []]
 
 
 def test_async_chunks_cost_tiles_and_launches():
