@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def compute(
-    device: Annotated[str, typer.Option(help="cpu | cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu | cuda (the first GPU that is visible).")] = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="Some 150 kernels, at most three minutes.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Some 900 kernels, for as long as it takes.")] = False,
     dtypes: Annotated[str, typer.Option(help="Number formats, as in bf16,fp8; default those of the device.")] = "",
@@ -31,7 +31,7 @@ def compute(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a session was stopped.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads on a processor; default its cores.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the shapes and the operands.")] = 0,
-    preset: Annotated[str | None, typer.Option(help="Datasheet of a GPU whose name is not known.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Datasheet of a GPU; default by its name, or measured.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Longest session [s]; the rest waits for --resume.")] = None,
 ) -> None:
     """Time kernels on this machine and fit a profile to them."""
@@ -48,6 +48,11 @@ def compute(
         print(f"note: {note}", file=sys.stderr)
     if session.interrupted:
         print(f"note: stopped; {session.late} kernels are left: --resume measures them", file=sys.stderr)
+    elif session.failure:
+        print(
+            f"note: the device runs nothing any more: {session.failure}; {session.late} kernels are left",
+            file=sys.stderr,
+        )
     elif session.late:
         print(f"note: time was up; {session.late} kernels were left out: --resume measures them", file=sys.stderr)
     _print(found)

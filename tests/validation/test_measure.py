@@ -17,7 +17,7 @@ from commlens.hardware.errors import InputError  # noqa: E402
 from commlens.models.estimators import HOST_ESTIMATORS, KernelProfile  # noqa: E402
 from commlens.models.library import load_model  # noqa: E402
 from commlens.models.products import DTYPE_BYTES  # noqa: E402
-from commlens.validation.measure import compute, environment, shapes  # noqa: E402
+from commlens.validation.measure import compute, environment, probe, shapes  # noqa: E402
 from commlens.validation.measure.compute_profile import columns, fit_rows  # noqa: E402
 from commlens.validation.measure.kernels import MOST_COPIES, Maker, Unsupported, bytes_of  # noqa: E402
 from commlens.validation.measure.layer import LayerShape, build, predict  # noqa: E402
@@ -257,7 +257,9 @@ def test_a_processor_is_a_device_of_threads_and_clocks(monkeypatch):
     assert environment.host_device(4, {"fp32": 1e12}, 2e10, 3e-6).flops("fp32") == 1e12  # a clock above the one stated
     assert "seen" not in made.sources
     assert made.compute_units == 4
-    again = KernelProfile.from_dict(json.loads(json.dumps(KernelProfile(made, {}).to_dict())))
+    shapes = {"size": np.array([1e4, 1e6, 1e8]), "operation": np.array(["copy"] * 3)}
+    copies = HOST_ESTIMATORS["copy"](made).fit(shapes, np.array([1e-5, 1e-4, 1e-2]))
+    again = KernelProfile.from_dict(json.loads(json.dumps(KernelProfile(made, {"copy": copies}).to_dict())))
     assert again.device == made
 
 
@@ -400,9 +402,9 @@ def small(monkeypatch):
     monkeypatch.setattr(shapes, "COUNTS", {kind: (14, 14, 14) for kind in shapes.COUNTS})
     monkeypatch.setattr(compute, "LAUNCH_SECONDS", {"quick": 1e-3, "default": 1e-3, "full": 1e-3})
     monkeypatch.setattr(compute, "REPEAT_SECONDS", {"quick": 2e-3, "default": 2e-3, "full": 2e-3})
-    monkeypatch.setattr(compute, "SIDES", (128,))
+    monkeypatch.setattr(compute, "SIDES", {"cpu": (128,)})
     part = {**environment.processor(), "cache": 1e5}
-    for place in (compute, environment):
+    for place in (probe, environment):
         monkeypatch.setattr(place, "processor", lambda: part)
 
 

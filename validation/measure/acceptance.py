@@ -1,7 +1,8 @@
 """Does a profile predict what it has not seen? ``python -m commlens.validation.measure.acceptance``.
 
 Calibrates this machine's processor, predicts, and only then runs: left-out products, a whole transformer layer,
-left-out collectives, and the layer divided over two and four processes. Every line is predicted over measured, beside
+left-out collectives, and the layer divided over two and four processes. With ``--device cuda`` the same of a GPU, its
+products and a layer of its size. Every line is predicted over measured, beside
 the same by the datasheet alone. A profile holds at one pace of the machine: a reference product beside every
 measurement says how far it was from that one, and times are compared at the profile's. Processes that wait for each
 other are timed by the clock on the wall, so other programs have to rest; the share of a core that a product got before
@@ -11,6 +12,7 @@ and after says whether they did.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,15 +25,16 @@ from ...hardware.errors import InputError
 from ...models.estimators import KernelProfile
 from . import collective_profile
 from .collectives import measure_collectives, measure_layer
-from .compute import Options, calibrate_compute
+from .compute import DTYPES, Options, calibrate_compute
 from .environment import cores
 from .kernels import Maker
 from .layer import LayerShape, build, predict, shared
-from .shapes import Case
-from .timing import HostTimer, Timing, reference_product
+from .shapes import Case, wide_of
+from .timing import CudaTimer, HostTimer, Timing, reference_product
 
 SIZES = tuple(float(2**power) for power in range(12, 27))  # 4 KiB to 64 MiB
 RANKS = (2, 4)
+GPU_LAYER = LayerShape(4096, 32, 14336, 2, 2048)  # of a model of 8e9 parameters, long enough to fill a GPU
 ALL_REDUCES = 4  # of a divided layer: after each half, forward and backward
 SIDE = 512
 QUIET = 0.9  # share of a core below which other programs are at work
@@ -89,7 +92,7 @@ class Line:
 
 def one(name: str, predicted: float, timing: Timing, datasheet: float, profile: KernelProfile, bar: float) -> Line:
     """Line of a single time, at the pace of the profile."""
-    measured = timing.at(profile.source["reference"])
+    measured = timing.at(profile.source.get("reference", 0.0))
     error, without = (abs(value / measured - 1) for value in (predicted, datasheet))
     return Line(name, predicted, measured, datasheet, error, without, bar, timing.seconds / measured)
 
@@ -103,13 +106,17 @@ def products(profile: KernelProfile) -> Line:
     return Line(name, None, None, None, score["large_median"], score["large_roofline"], BARS["products"])
 
 
-def layer(shape: LayerShape, device: Device, profile: KernelProfile, seconds: float) -> Line:
-    """A whole layer on one thread, forward and backward."""
+def layer(shape: LayerShape, device: Device, profile: KernelProfile, seconds: float, gpu: str = "") -> Line:
+    """A whole layer, forward and backward: on one thread, or on a GPU with that backend of attention."""
     import torch
 
     predicted, datasheet = (sum(predict(shape, each).values()) for each in (device, profile.device))
-    torch.set_num_threads(1)
-    timing = HostTimer(1, seconds, reference_product())(build(shape))
+    print(f"predicted, and not yet run: layer {predicted:.4g} s", flush=True)
+    if gpu:
+        timing = CudaTimer(seconds)(build(shape, device="cuda", tool=gpu))
+    else:
+        torch.set_num_threads(1)
+        timing = HostTimer(1, seconds, reference_product())(build(shape))
     return one("layer", predicted, timing, datasheet, profile, BARS["layer"])
 
 
@@ -156,6 +163,7 @@ def divided(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Calibrate, predict, run; 0 where every line is within its bar, 1 where one is not, 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m commlens.validation.measure.acceptance", description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=DTYPES, help="cpu | cuda")
     parser.add_argument("--level", default="quick", help="quick | default | full")
     parser.add_argument("--seconds", type=float, default=10.0, help="for the repetitions of a layer")
     parser.add_argument("--profile", help="compute profile measured before on one thread; default a new one")
@@ -164,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: Any = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            lines = _lines(options, Path(options.keep or folder))
+            lines = (_gpu_lines if options.device == "cuda" else _lines)(options, Path(options.keep or folder))
     except InputError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
@@ -175,9 +183,7 @@ def _lines(options: Any, folder: Path) -> list[Line]:
     """Every line, printed as it comes."""
     before, share = _speed()
     print(f"this machine: a product of 512^3 at {before / 1e9:.1f} GFLOP/s, on {share:.0%} of a core", flush=True)
-    path = Path(options.profile) if options.profile else folder / "compute.json"
-    if options.profile is None:
-        calibrate_compute(Options(level=options.level, threads=1, out=path))
+    path = _calibrated(options, folder, 1)
     profile = KernelProfile.load(path)
     device, shape = replace(profile.device, profile=str(path)), LayerShape()
     lines: list[Line] = []
@@ -198,6 +204,29 @@ def _lines(options: Any, folder: Path) -> list[Line]:
     if min(share, left) < QUIET:
         print("note: other programs hold the cores: times by the wall say little", file=sys.stderr)
     return lines
+
+
+def _gpu_lines(options: Any, folder: Path) -> list[Line]:
+    """Products left out, and a layer in the format and with the attention that the profile is of."""
+    path = _calibrated(options, folder, None)
+    profile = KernelProfile.load(path)
+    tools = json.loads(path.read_text(encoding="utf-8"))["environment"]["probe"]["tools"]["attention_prefill"]
+    fitted = profile.estimators.get("attention_prefill")
+    main = next(tool for tool in tools if fitted is None or tool not in fitted.tools_)
+    shape = replace(GPU_LAYER, dtype=wide_of(DTYPES["cuda"], profile.device.peak_flops) or GPU_LAYER.dtype)
+    lines = [products(profile)]
+    print(lines[0].text(), flush=True)
+    lines.append(layer(shape, replace(profile.device, profile=str(path)), profile, options.seconds, main))
+    print(lines[1].text(), flush=True)
+    return lines
+
+
+def _calibrated(options: Any, folder: Path, threads: int | None) -> Path:
+    """Profile of this machine: one measured before, or a new one."""
+    path = Path(options.profile) if options.profile else folder / "compute.json"
+    if options.profile is None:
+        calibrate_compute(Options(options.device, options.level, threads=threads, out=path))
+    return path
 
 
 def _speed() -> tuple[float, float]:

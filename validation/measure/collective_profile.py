@@ -15,10 +15,9 @@ from ...hardware.errors import InputError
 from ...models.estimators import CollectiveEstimator, KernelProfile, cross_validate
 from ...models.estimators.collectives import COLLECTIVES
 from ..logs.sample import Sample
-from .environment import cores, cuda_device, host_device, processor
-from .kernels import Maker
-from .shapes import Case
-from .timing import HostTimer
+from .environment import cores, cuda_device, gpu_device, host_device
+from .probe import copy_rate, fastest_product, launch_seconds
+from .timing import CudaTimer, HostTimer
 
 LARGE = 2**20  # bytes from which the error is also said
 
@@ -68,10 +67,13 @@ def columns(samples: Sequence[Sample]) -> tuple[dict[str, NDArray[Any]], NDArray
 def device_of(backend: str) -> Device:
     """Datasheet of what the ranks ran on: the GPU, or this host with all its cores."""
     if backend == "nccl":
-        return cuda_device()
-    size = int(4 * processor()["cache"])
-    run = Maker("cpu", 0.0, 3.0 * size)(Case("copy", {"size": size}, "fp32", "copy"))
-    return host_device(cores(), {"fp32": 0.0}, 2 * size / HostTimer(cores(), 0.2)(run).low, 5e-6)
+        timer = CudaTimer()
+        return cuda_device() or gpu_device(
+            {"fp32": fastest_product("cuda", "fp32", timer, (2048,))},
+            copy_rate("cuda", timer),
+            launch_seconds("cuda", timer),
+        )
+    return host_device(cores(), {"fp32": 0.0}, copy_rate("cpu", HostTimer(cores(), 0.2)), 5e-6)
 
 
 def save(profile: KernelProfile, log: Path, path: Path) -> None:

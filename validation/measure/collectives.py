@@ -117,7 +117,7 @@ def measure_collectives(
 
 
 def measure_layer(
-    layer: Mapping[str, int], ranks: int, log: Path, budget: float, timeout: float = TIMEOUT
+    layer: Mapping[str, Any], ranks: int, log: Path, budget: float, timeout: float = TIMEOUT
 ) -> tuple[Timing, float]:
     """Time of a layer divided over ranks of this host, forward and backward, and the part its thread ran [s].
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...hardware import Device
 from ...hardware.errors import InputError
+from ...models.architecture import Transformer
 from ...models.library import load_model
-from ...models.products import DTYPE_BYTES
 from .compute_profile import Fit, fit_rows
-from .environment import cores, cuda_device, environment, host_device, memory, processor
-from .kernels import Maker, Unsupported, fastest_product, launch_seconds
+from .environment import cores, cuda_device, environment, gpu_device, host_device, memory
+from .kernels import Broken, Maker, Unsupported, reason
+from .probe import copy_rate, fastest_product, gpu_tools, launch_seconds
 from .session import Report, Session
-from .shapes import LEVELS, Case, Limits, design
-from .timing import CudaTimer, HostTimer, Timing, reference_product
+from .shapes import LEVELS, Limits, design, wide_of
+from .timing import CudaTimer, HostTimer, reference_product
 
 MODELS = ("llama-3.1-8b",)  # whose shapes are covered unless others are named
-SIDES = (256, 512, 1024)  # of square products whose fastest is a processor's peak
+SIDES = {"cpu": (256, 512, 1024), "cuda": (4096, 8192)}  # of square products whose fastest is a peak
 # Formats asked for unless others are; a processor's narrow ones are seldom of use without instructions of their own.
+LEGAL = ("bf16", "fp16", "fp8", "fp32", "int8")
 DTYPES = {"cuda": ("bf16", "fp16", "fp8", "fp32", "int8"), "cpu": ("fp32",)}
 LAUNCH_SECONDS = {"quick": 0.12, "default": 0.5, "full": 2.0}  # of a launch at most, on a processor
 REPEAT_SECONDS = {"quick": 0.15, "default": 0.4, "full": 1.0}  # repetitions of a kernel
@@ -49,7 +51,7 @@ class Options:
         Of torch on a processor; default the cores it may use.
     seed : int
     preset : str, optional
-        Datasheet of a GPU whose name no preset fits.
+        Datasheet of a GPU; default by its name, or where no preset is known what the driver says and products measured.
     seconds : float, optional
         Longest session; default by level [s].
     """
@@ -71,10 +73,9 @@ class Options:
             raise InputError(f"--device: {self.device!r} (legal: {', '.join(DTYPES)})")
         if self.level not in LEVELS:
             raise InputError(f"level: {self.level!r} (legal: {', '.join(LEVELS)})")
-        legal = ("bf16", "fp16", "fp8", "fp32", "int8")
         for dtype in self.dtypes:
-            if dtype not in legal:
-                raise InputError(f"--dtypes: {dtype!r} (legal: {', '.join(legal)})")
+            if dtype not in LEGAL:
+                raise InputError(f"--dtypes: {dtype!r} (legal: {', '.join(LEGAL)})")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise InputError(f"--threads: {self.threads} (legal: 1 to 1024)")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
@@ -109,24 +110,27 @@ def calibrate_compute(options: Options, report: Report | None = None) -> tuple[F
     torch = _torch()
     models = [load_model(name, "--model") for name in options.models]
     threads = options.threads or cores()
-    before = torch.get_num_threads()
+    before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if options.device == "cpu":
         torch.set_num_threads(threads)
+    else:
+        torch.set_float32_matmul_precision("highest")  # some containers turn fp32 into tf32
     try:
         device = cuda_device(options.preset) if options.device == "cuda" else None
+        _known(options, device)
         here = environment(options.device, threads if options.device == "cpu" else 0)
         session = Session.resume(options.log, here) if options.resume else None
         timer = (
             CudaTimer(REPEAT_SECONDS[options.level])
-            if device is not None
+            if options.device == "cuda"
             else HostTimer(threads, REPEAT_SECONDS[options.level], reference_product())
         )
         if session is None:
-            session = Session.begin(options.log, {**here, "probe": _probe(options, device, threads, timer)})
+            session = Session.begin(options.log, {**here, "probe": _probe(options, models, device, timer)})
         probe = session.environment["probe"]
         if device is None:
-            device = host_device(threads, probe["flops"], probe["bandwidth"], probe["launch"]["device"])
-        limits = _limits(options, device)
+            device = _measured_device(options, threads, probe)
+        limits = _limits(options, device, probe)
         dtypes = options.dtypes or DTYPES[options.device]
         cases = design(models, dtypes, limits, options.device == "cpu", options.level, options.seed)
         most = limits.bytes if options.device == "cuda" else 4 * limits.bytes
@@ -135,13 +139,19 @@ def calibrate_compute(options: Options, report: Report | None = None) -> tuple[F
         session.measure(cases, make, timer, report, deadline)
     except KeyboardInterrupt:
         raise InputError("stopped before anything was measured") from None
+    except (RuntimeError, Broken, Unsupported) as problem:  # of the first kernels there are: nothing will run
+        if options.device == "cpu":
+            raise
+        raise InputError(f"--device: cuda: {reason(problem)} (legal: a GPU that this torch runs on)") from None
     finally:
         torch.set_num_threads(before)
+        torch.set_float32_matmul_precision(precision)
     try:
         found = fit_rows(session.rows, device, session.environment)
     except InputError as problem:
-        stopped = f"stopped; {len(session.rows)} results are kept in {options.log}: " if session.interrupted else ""
-        raise InputError(f"{stopped}{problem}") from None
+        why = session.failure or ("stopped" if session.interrupted else "")
+        kept = f"{why}; {len(session.rows)} results are kept in {options.log}: " if why else ""
+        raise InputError(f"{kept}{problem}") from None
     found.save(options.out)
     return found, session
 
@@ -154,32 +164,62 @@ def _torch() -> Any:
     return torch
 
 
-def _probe(options: Options, device: Device | None, threads: int, timer: HostTimer | CudaTimer) -> dict[str, Any]:
-    """What the design needs to know of the device, measured: launches, a processor's peaks, and its memory."""
+def _known(options: Options, device: Device | None) -> None:
+    """Refuse formats that a datasheet does not have."""
+    if device is None:
+        return
+    for dtype in options.dtypes:
+        if dtype not in device.peak_flops:
+            legal = ", ".join(name for name in LEGAL if name in device.peak_flops)
+            raise InputError(f"--dtypes: {dtype!r}, which {device.name} does not have (legal: {legal})")
+
+
+def _measured_device(options: Options, threads: int, probe: Mapping[str, Any]) -> Device:
+    """Datasheet from what was measured before all else."""
+    if "flops" not in probe:
+        raise InputError(f"--resume: {options.log} was measured with a --preset (legal: the same again)")
+    if options.device == "cuda":
+        return gpu_device(probe["flops"], probe["bandwidth"], probe["launch"])
+    return host_device(threads, probe["flops"], probe["bandwidth"], probe["launch"]["device"])
+
+
+def _probe(
+    options: Options, models: Sequence[Transformer], device: Device | None, timer: HostTimer | CudaTimer
+) -> dict[str, Any]:
+    """What the design needs to know of the device, measured: launches, and without a datasheet peaks and memory.
+
+    Of a GPU also what of its memory is free, and which libraries run.
+    """
     found: dict[str, Any] = {"launch": launch_seconds(options.device, timer)}
-    if device is not None:
-        return found
+    if device is None:
+        found |= _rates(options, timer)
+    if options.device == "cuda":
+        flops = found["flops"] if device is None else device.peak_flops
+        wide = wide_of(options.dtypes or DTYPES["cuda"], flops)
+        found |= {"free": _torch().cuda.mem_get_info()[0], "tools": gpu_tools(models, wide, options.seed)}
+    return found
+
+
+def _rates(options: Options, timer: HostTimer | CudaTimer) -> dict[str, Any]:
+    """Peaks [FLOP/s] by format, the rate of a copy [B/s], and which formats do not run."""
+    kind = options.device
     flops: dict[str, float] = {}
     reasons: dict[str, str] = {}
-    for dtype in options.dtypes or DTYPES["cpu"]:
+    for dtype in options.dtypes or DTYPES[kind]:
         try:
-            flops[dtype] = fastest_product("cpu", dtype, timer, SIDES)
+            flops[dtype] = fastest_product(kind, dtype, timer, SIDES[kind])
         except Unsupported as problem:
             reasons[dtype] = str(problem)
     # Whatever is asked for, attention and elementwise kernels are taken in a wide format.
-    if not any(DTYPE_BYTES[dtype] >= 2 for dtype in flops):
-        flops["fp32"] = fastest_product("cpu", "fp32", timer, SIDES)
-    size = int(4 * processor()["cache"])
-    copied: Timing = timer(Maker("cpu", 0.0, 3.0 * size)(Case("copy", {"size": size}, "fp32", "copy")))
-    return {**found, "flops": flops, "bandwidth": 2 * size / copied.low, "unsupported": reasons}
+    if wide_of(tuple(flops), flops) is None:
+        flops["fp32"] = fastest_product(kind, "fp32", timer, SIDES[kind])
+    return {"flops": flops, "bandwidth": copy_rate(kind, timer), "unsupported": reasons}
 
 
-def _limits(options: Options, device: Device) -> Limits:
+def _limits(options: Options, device: Device, probe: Mapping[str, Any]) -> Limits:
     if options.device == "cuda":
-        import torch
-
-        free, _ = torch.cuda.mem_get_info()
-        return Limits(0.1, min(0.2 * free, 8e9), device.peak_flops, device.memory_bandwidth)
+        most = min(0.2 * probe["free"], 8e9)
+        return Limits(0.1, most, device.peak_flops, device.memory_bandwidth, tools=probe["tools"])
     seconds = LAUNCH_SECONDS[options.level]
     most = min(OPERAND_BYTES, 0.02 * memory())
     return Limits(seconds, most, device.peak_flops, device.memory_bandwidth, 4096)

@@ -106,7 +106,8 @@ def usual_reference(rows: Sequence[Row]) -> float:
 def columns(rows: Sequence[Row], reference: float = 0.0) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64]]:
     """Shapes of rows of one kind as estimators take them, and times at a pace of the reference kernel [s]."""
     X: dict[str, NDArray[Any]] = {n: np.array([row.case.shape[n] for row in rows]) for n in rows[0].case.shape}
-    for name in ("dtype", "operation", "tool"):
+    # Formats have no part in copies, and a device need not have a rate of theirs.
+    for name in ("operation", "tool") if rows[0].case.kind == "copy" else ("dtype", "operation", "tool"):
         X[name] = np.array([getattr(row.case, name) for row in rows])
     if rows[0].case.kind == "gemm":
         X["quantise"] = np.zeros(len(rows))  # the operand of a narrow format was made before

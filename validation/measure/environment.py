@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...hardware import Device, device_names, load_device
-from ...hardware.errors import InputError, nearest
+from ...hardware import Device, load_device
+from ...hardware.errors import InputError
 
 # FLOP of a core in a clock: two fused multiply-adds of a vector; a tile instruction of AMX takes 16 clocks (Intel's
 # and AMD's optimisation guides). The first whose flags are all there counts.
@@ -28,14 +28,18 @@ PER_CLOCK: Mapping[str, tuple[tuple[tuple[str, ...], float], ...]] = {
     "int8": ((("amx_int8",), 4096.0), (("avx512_vnni",), 256.0), (("avx_vnni",), 128.0)),
 }
 CACHE, CLOCK = 32e6, 2e9  # where the system does not say (assumed)
+UNITS = 0.05  # share of the compute units by which a GPU may differ from its preset: parts are sold with some disabled
 SAME = ("device", "name", "cores", "threads", "torch")
 """What has to be the same for measurements to go on."""
-# What drivers call parts, by the name of a preset; the first that fits.
+# What drivers call parts, by the name of a preset; the first that fits. Parts of a name with fewer units are others,
+# as slices of a GPU are; so are Grace Hoppers with HBM3 and pairs of H100 (NVL), whose memory no preset has.
 GPUS = (
-    (r"GB300", "gb300"), (r"GB200", "gb200"), (r"B300", "b300"), (r"B200", "b200"), (r"H200", "h200-sxm"),
-    (r"H20\b", "h20-sxm"), (r"H800", "h800-sxm"), (r"H100.*(96|64)", "h100-96-sxm"), (r"H100", "h100-sxm"),
-    (r"A100.*80", "a100-80-sxm"), (r"A100", "a100-40-sxm"), (r"V100", "v100-sxm"), (r"RTX PRO 6000", "rtx-pro-6000"),
-    (r"L40S", "l40s"), (r"L20\b", "l20"), (r"A10\b", "a10"), (r"A40\b", "a40"), (r"MI350X", "mi350x"),
+    (r"GB300", "gb300"), (r"GB200", "gb200"), (r"B300", "b300"), (r"B200", "b200"),
+    (r"GH200 144", "gh200"), (r"\bH200", "h200-sxm"), (r"H20\b", "h20-sxm"), (r"H800", "h800-sxm"),
+    (r"H100.*(96|64)", "h100-96-sxm"), (r"H100 PCIe", "h100-pcie"), (r"H100(?! NVL)", "h100-sxm"),
+    (r"A100 80GB PCIe", "a100-80-pcie"), (r"A100.*80", "a100-80-sxm"), (r"A100", "a100-40-sxm"),
+    (r"V100", "v100-sxm"), (r"RTX PRO 6000", "rtx-pro-6000"), (r"L40S", "l40s"), (r"L20\b", "l20"),
+    (r"A10\b", "a10"), (r"A40\b", "a40"), (r"MI355X", "mi355x"), (r"MI350X", "mi350x"), (r"MI325X", "mi325x"),
     (r"MI300X", "mi300x"), (r"MI250X", "mi250x"), (r"MI210", "mi210"),
 )  # fmt: skip
 
@@ -69,7 +73,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
             "units": part.multi_processor_count,
             "memory": part.total_memory,
             "cuda": torch.version.cuda or torch.version.hip,
-            "driver": _driver(),
+            "driver": _driver(str(getattr(part, "uuid", ""))),
         }
     else:
         found["clock"] = "thread" if threads == 1 else "wall"
@@ -148,13 +152,13 @@ def host_device(threads: int, fastest: Mapping[str, float], bandwidth: float, la
     )
 
 
-def cuda_device(preset: str | None = None) -> Device:
-    """Preset of the GPU that is there, or one that is named.
+def cuda_device(preset: str | None = None) -> Device | None:
+    """Preset of the first GPU that is visible, or one that is named; None where no preset is known for it.
 
     Raises
     ------
     InputError
-        Where no GPU is there, or no preset is known for it.
+        Where no GPU is there, and for a preset that is not.
     """
     import torch
 
@@ -162,13 +166,51 @@ def cuda_device(preset: str | None = None) -> Device:
         raise InputError("--device: cuda, but torch sees no GPU (legal: cpu here)")
     if preset is not None:
         return load_device(preset, "--preset")
-    name = torch.cuda.get_device_properties(0).name
-    known = next((found for pattern, found in GPUS if re.search(pattern, name)), None)
-    if known is None:
-        raise InputError(
-            f"--device: no preset for {name!r}{nearest(name, device_names())} (legal: --preset NAME or a YAML file)"
-        )
-    return load_device(known)
+    part = torch.cuda.get_device_properties(0)
+    known = next((found for pattern, found in GPUS if re.search(pattern, part.name)), None)
+    device = None if known is None else load_device(known)
+    if device is None or abs(part.multi_processor_count / device.compute_units - 1) > UNITS:
+        return None
+    return device
+
+
+def gpu_device(fastest: Mapping[str, float], bandwidth: float, launch: Mapping[str, float]) -> Device:
+    """Datasheet of a GPU without a preset: what the driver says of it, and what was measured.
+
+    Parameters
+    ----------
+    fastest : mapping of str to float
+        Rate of the fastest square product seen, by number format [FLOP/s].
+    bandwidth : float
+        Of a copy, both ways counted [B/s].
+    launch : mapping of str to float
+        Time of the smallest kernel on the device, and for the host to issue [s].
+    """
+    import torch
+
+    part = torch.cuda.get_device_properties(0)
+    # Kilohertz; memory moves two words in a clock. Not every release of torch has them.
+    clock = 1e3 * getattr(part, "clock_rate", 0)
+    stated = 2e3 * getattr(part, "memory_clock_rate", 0) * getattr(part, "memory_bus_width", 0) / 8
+    peak = "fastest square product measured"
+    moved = "the driver's: clock and width" if stated >= bandwidth else "measured: a copy, reads and writes counted"
+    return load_device(
+        {
+            "name": re.sub(r"[^a-z0-9]+", "-", part.name.lower()).strip("-"),
+            "peak_flops": {dtype: {"value": rate, "source": peak} for dtype, rate in fastest.items()},
+            "compute_units": {"value": part.multi_processor_count, "source": "the driver's statement"},
+            "clock": {"value": clock or CLOCK, "source": "the driver's statement" if clock else "assumed"},
+            "memory_bandwidth": {"value": max(stated, bandwidth), "source": moved},
+            "memory_capacity": {"value": part.total_memory, "source": "the driver's statement"},
+            "cache_capacity": {"value": part.L2_cache_size or CACHE, "source": "the driver's statement"},
+            "dma_engines": {"value": 2, "source": "assumed"},
+            "launch_overhead": {"value": launch["device"], "source": "measured: smallest kernel"},
+            "host_overhead": {"value": launch["host"], "source": "measured: smallest kernel"},
+            "gemm_tile": {"value": [256, 128], "source": "assumed: largest of CUTLASS"},
+            "gemm_efficiency": {"value": 1.0, "source": "none: a datasheet alone"},
+            "memory_efficiency": {"value": 1.0, "source": "none: a datasheet alone"},
+        }
+    )
 
 
 def memory() -> float:
@@ -197,10 +239,12 @@ def _number(path: Path) -> float:
         return 0.0
 
 
-def _driver() -> str:
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def _driver(uuid: str) -> str:
+    """Version of the driver of a GPU, and the power and clock it may take at most; its number is not torch's."""
+    query = ["nvidia-smi", "--query-gpu=driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
+    query += [f"--id=GPU-{uuid}"] if uuid else []
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False).stdout.split("\n")[0]
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split("\n")[0]
     except (OSError, subprocess.SubprocessError):
         found = ""
     return found.strip() or "unknown"

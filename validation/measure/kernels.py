@@ -6,7 +6,7 @@ cache together. What a device, a build of torch or a number format does not have
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,10 @@ MOST_COPIES = 16  # of operands; small ones stay in the cache then, as they woul
 
 class Unsupported(Exception):
     """A kernel that cannot run here; its text says why."""
+
+
+class Broken(Exception):
+    """A GPU that runs nothing any more in this process, after a kernel that failed; its text says why."""
 
 
 class Maker:
@@ -53,7 +57,17 @@ class Maker:
         ------
         Unsupported
             For what does not run here, memory that does not suffice among it.
+        Broken
+            Where nothing else will run either.
         """
+        run = self._launched(case)
+        if isinstance(run, str):
+            self._recover(run)  # only now is the memory of the failure free
+            raise Unsupported(run)
+        return run
+
+    def _launched(self, case: Case) -> Run | str:
+        """A kernel that was launched once, or why it does not run."""
         import torch
 
         made = {
@@ -69,11 +83,21 @@ class Maker:
                 run = made(case)
                 run(0)
                 self._wait()
-        except MemoryError:
-            raise Unsupported("out of memory") from None
-        except (RuntimeError, NotImplementedError, AttributeError, ValueError, TypeError) as problem:
-            raise Unsupported(_reason(problem)) from None
+        except (MemoryError, RuntimeError, NotImplementedError, AttributeError, ValueError, TypeError) as problem:
+            return reason(problem)
         return _without_gradients(run)
+
+    def _recover(self, why: str) -> None:
+        """Give back the memory of a kernel that failed; some failures of a GPU leave nothing to go on with."""
+        if self.device != "cuda":
+            return
+        import torch
+
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except RuntimeError:
+            raise Broken(why) from None
 
     def _wait(self) -> None:
         if self.device == "cuda":
@@ -105,13 +129,9 @@ class Maker:
         right = [self._tensor(n, k, dtype=case.dtype).t() for _ in range(count)]
         if case.dtype == "fp8":
             one = torch.ones((), device=self.device)
-
-            def narrow(i: int) -> object:
-                return torch._scaled_mm(
-                    left[i % count], right[i % count], scale_a=one, scale_b=one, out_dtype=torch.bfloat16
-                )
-
-            return narrow
+            # Sums within the matrix unit, as serving stacks and forward passes of training have them.
+            how: dict[str, Any] = {"scale_a": one, "scale_b": one, "out_dtype": torch.bfloat16, "use_fast_accum": True}
+            return lambda i: torch._scaled_mm(left[i % count], right[i % count], **how)
         multiply: Callable[..., Any] = torch._int_mm if case.dtype == "int8" else torch.mm
         return lambda i: multiply(left[i % count], right[i % count])
 
@@ -134,17 +154,22 @@ class Maker:
         from torch.nn.functional import scaled_dot_product_attention as attend
 
         prefill = case.kind == "attention_prefill"
-        batch, keys = case.shape["batch"], case.shape["seq_kv"]
+        batch, length = case.shape["batch"], case.shape["seq_kv"]
         heads, kv, width = (case.shape[name] for name in ("heads", "kv_heads", "head_dim"))
         queries = case.shape["seq_q"] if prefill else 1
         count = self._copies(bytes_of(case))
         q = [self._tensor(batch, heads, queries, width, dtype=case.dtype) for _ in range(count)]
-        k, v = ([self._tensor(batch, kv, keys, width, dtype=case.dtype) for _ in range(count)] for _ in "kv")
-        more: dict[str, Any] = {"is_causal": prefill} | ({"enable_gqa": True} if heads != kv else {})
+        k, v = ([self._tensor(batch, kv, length, width, dtype=case.dtype) for _ in range(count)] for _ in "kv")
+        # One backend knows no heads that share keys; programs repeat these for it.
+        repeat = heads // kv if case.tool == "efficient" else 1
+        more: dict[str, Any] = {"is_causal": prefill} | ({"enable_gqa": True} if heads != kv * repeat else {})
 
         def run(i: int) -> object:
+            keys, values = k[i % count], v[i % count]
+            if repeat > 1:
+                keys, values = (one.repeat_interleave(repeat, dim=1) for one in (keys, values))
             with pinned(case.tool):
-                return attend(q[i % count], k[i % count], v[i % count], **more)
+                return attend(q[i % count], keys, values, **more)
 
         return run
 
@@ -202,6 +227,8 @@ def torch_dtype(name: str) -> torch.dtype:
     """Number format as torch calls it."""
     import torch
 
+    if name == "fp8" and torch.version.hip and "gfx94" in torch.cuda.get_device_properties(0).gcnArchName:
+        return torch.float8_e4m3fnuz  # of MI300; later ones have what everybody has
     known = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return {**known, "fp8": torch.float8_e4m3fn, "int8": torch.int8}[name]
 
@@ -210,7 +237,12 @@ def pinned(tool: str) -> AbstractContextManager[object]:
     """Context in which scaled dot product attention has one backend only: defaults move between releases."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    known = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
+    known = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "math": SDPBackend.MATH,
+    }
     return sdpa_kernel(known[tool]) if tool in known else nullcontext()
 
 
@@ -231,51 +263,6 @@ def bytes_of(case: Case) -> float:
     return size * shape["batch"] * shape["head_dim"] * (queries + 2 * shape["kv_heads"] * shape["seq_kv"])
 
 
-def launch_seconds(device: str, time: Callable[[Run], Any]) -> dict[str, float]:
-    """Smallest kernel there is, back to back [s]: on the device, and for the host to issue.
-
-    Parameters
-    ----------
-    device : str
-    time : callable
-        Timer.
-    """
-    import time as clock
-
-    import torch
-
-    x = torch.zeros(1, device=device)
-    own = float(time(lambda i: x.add_(1)).seconds)
-    if device != "cuda":
-        return {"device": own, "host": own}
-    torch.cuda.synchronize()
-    begin, calls = clock.perf_counter(), 2000
-    for _ in range(calls):
-        x.add_(1)
-    issued = (clock.perf_counter() - begin) / calls
-    torch.cuda.synchronize()
-    return {"device": own, "host": issued}
-
-
-def fastest_product(device: str, dtype: str, time: Callable[[Run], Any], sides: Sequence[int]) -> float:
-    """Rate of the fastest square product in a number format [FLOP/s].
-
-    Larger squares are left out once one takes a tenth of a second.
-
-    Raises
-    ------
-    Unsupported
-        For a format whose products do not run.
-    """
-    make, best = Maker(device, 0.0, 2e9), 0.0
-    for side in sides:
-        took = float(time(make(Case("gemm", {"m": side, "n": side, "k": side}, dtype))).low)
-        best = max(best, 2.0 * side**3 / took)
-        if took > 0.1:
-            break
-    return best
-
-
 def _without_gradients(run: Run) -> Run:
     """The launch outside of automatic differentiation."""
     import torch
@@ -287,7 +274,15 @@ def _without_gradients(run: Run) -> Run:
     return quiet
 
 
-def _reason(problem: BaseException) -> str:
+def reason(problem: BaseException) -> str:
+    """What went wrong, in a line.
+
+    Parameters
+    ----------
+    problem : exception
+    """
+    if isinstance(problem, MemoryError):
+        return "out of memory"
     text = str(problem).strip()
     if any(sign in text.lower() for sign in ("out of memory", "can't allocate memory", "not enough memory")):
         return "out of memory"

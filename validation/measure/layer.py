@@ -1,6 +1,6 @@
 """One transformer layer, executed in torch and predicted from a profile: something that no fit has seen.
 
-Pre-norm, gated MLP, fp32, whole or divided over tensor-parallel ranks with an all-reduce after each half forward and
+Pre-norm, gated MLP, whole or divided over tensor-parallel ranks with an all-reduce after each half forward and
 backward (Megatron-LM, arXiv 1909.08053, section 3).
 """
 
@@ -16,12 +16,12 @@ from ...models.blocks import Block, Tokens
 from ...models.kernels import Kernel, Kernels
 from ...models.layers import Layers
 from ...models.library import load_model
+from ...models.products import DTYPE_BYTES
 from ...models.software import Software
 
 if TYPE_CHECKING:
     import torch
 
-ELEMENT = 4  # bytes: fp32
 # Torch operator by operator: nothing fused, no gradient accumulated.
 EAGER = Software("eager torch", fuses_residual=False)
 
@@ -34,6 +34,7 @@ class LayerShape:
     ----------
     hidden, heads, ffn : int
     batch, sequence : int
+    dtype : str
     """
 
     hidden: int = 1024
@@ -41,6 +42,7 @@ class LayerShape:
     ffn: int = 4096
     batch: int = 4
     sequence: int = 256
+    dtype: str = "fp32"
 
     def model(self) -> Transformer:
         """As the product knows it; learned positions, so that nothing is rotated."""
@@ -58,7 +60,7 @@ class LayerShape:
     @property
     def message(self) -> float:
         """Bytes of an activation that tensor-parallel ranks add up [B]."""
-        return float(ELEMENT * self.batch * self.sequence * self.hidden)
+        return float(DTYPE_BYTES[self.dtype] * self.batch * self.sequence * self.hidden)
 
 
 def predict(shape: LayerShape, device: Device, tp: int = 1, turns: float = 1.0) -> dict[str, float]:
@@ -74,7 +76,7 @@ def predict(shape: LayerShape, device: Device, tp: int = 1, turns: float = 1.0) 
     turns : float
         Ranks that take turns on a core.
     """
-    layers = Layers(shape.model(), Kernels(device, EAGER, "fp32", training=True), tp, training=True)
+    layers = Layers(shape.model(), Kernels(device, EAGER, shape.dtype, training=True), tp, training=True)
     forward = layers.forward(0, Tokens(shape.batch, shape.sequence, shape.sequence))
     blocks: list[Block] = [*forward, *(layers.backward(block) for block in reversed(forward))]
     found = {"products": 0.0, "attention": 0.0, "other": 0.0}
@@ -101,7 +103,11 @@ def shared(device: Device, whole: Device) -> Device:
 
 
 def build(
-    shape: LayerShape, tp: int = 1, reduce: Callable[[torch.Tensor], object] | None = None
+    shape: LayerShape,
+    tp: int = 1,
+    reduce: Callable[[torch.Tensor], object] | None = None,
+    device: str = "cpu",
+    tool: str = "flash",
 ) -> Callable[[int], object]:
     """Function that runs the layer forward and backward once.
 
@@ -112,11 +118,15 @@ def build(
         Ranks that heads and MLP are divided over.
     reduce : callable, optional
         Adds a tensor up over the ranks, in place.
+    device : str
+        cpu | cuda.
+    tool : str
+        Backend of attention.
     """
     import torch
     from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-    from .kernels import pinned
+    from .kernels import pinned, torch_dtype
 
     class Add(torch.autograd.Function):
         """Sum over the ranks forward, nothing backward; or the other way round."""
@@ -147,15 +157,18 @@ def build(
     width = shape.hidden // shape.heads
     torch.manual_seed(0)
 
+    def drawn(*sizes: int, scale: float = 1.0) -> torch.Tensor:
+        made: torch.Tensor = scale * torch.randn(*sizes)
+        return made.to(device, torch_dtype(shape.dtype))
+
     def weight(rows: int, inner: int) -> torch.Tensor:
-        made: torch.Tensor = inner**-0.5 * torch.randn(rows, inner)
-        return made.requires_grad_()
+        return drawn(rows, inner, scale=inner**-0.5).requires_grad_()
 
     qkv, out = weight(3 * heads * width, hidden), weight(hidden, heads * width)
     up, down = weight(2 * ffn, hidden), weight(hidden, ffn)
-    norms = [torch.ones(hidden, requires_grad=True) for _ in range(2)]
-    x = torch.randn(shape.batch, shape.sequence, hidden, requires_grad=True)
-    outer = torch.randn(shape.batch, shape.sequence, hidden)
+    norms = [torch.ones(hidden, device=device, dtype=torch_dtype(shape.dtype), requires_grad=True) for _ in range(2)]
+    x = drawn(shape.batch, shape.sequence, hidden).requires_grad_()
+    outer = drawn(shape.batch, shape.sequence, hidden)
     leaves = [x, qkv, out, up, down, *norms]
 
     def run(_: int) -> object:
@@ -163,7 +176,7 @@ def build(
             leaf.grad = None
         inner = add(rms_norm(x, (hidden,), norms[0]), True)
         parts = linear(inner, qkv).view(shape.batch, shape.sequence, 3, heads, width).permute(2, 0, 3, 1, 4)
-        with pinned("flash"):
+        with pinned(tool):
             mixed = scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
         y = x + add(linear(mixed.transpose(1, 2).flatten(2), out), False)
         gate, value = linear(add(rms_norm(y, (hidden,), norms[1]), True), up).chunk(2, dim=-1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...hardware.errors import InputError
 from .environment import differences
-from .kernels import Unsupported
+from .kernels import Broken, Unsupported, reason
 from .shapes import Case
 from .timing import Run, Timing
 
@@ -72,6 +72,8 @@ class Session:
         Whether somebody stopped it.
     late : int
         Kernels that the time did not suffice for.
+    failure : str
+        Why the device runs nothing any more, where that ended it.
     """
 
     path: Path
@@ -79,6 +81,7 @@ class Session:
     rows: list[Row] = field(default_factory=list)
     interrupted: bool = False
     late: int = 0
+    failure: str = ""
 
     @classmethod
     def begin(cls, path: Path, environment: Mapping[str, Any]) -> Session:
@@ -140,7 +143,7 @@ class Session:
         report: Report | None = None,
         deadline: float = float("inf"),
     ) -> None:
-        """Measure what is not there yet; an interrupt ends it and keeps what is there.
+        """Measure what is not there yet; an interrupt ends it, and so does a broken device: what is there is kept.
 
         Parameters
         ----------
@@ -162,8 +165,15 @@ class Session:
                     return
                 if report is not None:
                     report(len(cases) - len(left) + number, len(cases), case.key)
-                self.rows.append(_measured(case, make, timer))
-                self._write(self.rows[-1].to_dict())
+                try:
+                    row = _measured(case, make, timer)
+                except Broken as problem:
+                    self.failure, row = str(problem), Row(case, None, str(problem))
+                self.rows.append(row)
+                self._write(row.to_dict())
+                if self.failure:
+                    self.late = len(left) - number - 1
+                    return
         except KeyboardInterrupt:
             self.interrupted, self.late = True, len(left) - number
         if report is not None and not self.interrupted:
@@ -183,4 +193,4 @@ def _measured(case: Case, make: Callable[[Case], Run], timer: Callable[[Run], Ti
     except Unsupported as problem:
         return Row(case, None, str(problem))
     except (RuntimeError, MemoryError) as problem:  # ran once, and not again
-        return Row(case, None, str(problem).strip().splitlines()[0][:200] if str(problem) else "out of memory")
+        return Row(case, None, reason(problem))

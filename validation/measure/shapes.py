@@ -31,6 +31,14 @@ COUNTS: Mapping[str, tuple[int, int, int]] = {
     "copy": (24, 40, 60),
 }
 LEVELS = ("quick", "default", "full")
+WIDE = ("bf16", "fp16", "fp32")  # formats that attention and elementwise kernels have everywhere
+# Which library does a kernel, where it is not torch alone: on a processor torch has one of each.
+TOOLS: Mapping[str, Sequence[str]] = {
+    "attention_prefill": ("flash",),
+    "attention_decode": ("flash",),
+    "grouped_gemm": ("loop",),
+}
+MOST_PINNED = 512 * 2**20  # bytes of a host's memory that a copy takes: a bus is at its rate long before [B]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,8 @@ class Limits:
         Of its memory [B/s].
     tokens : int
         Rows at most.
+    tools : mapping of str to sequence of str
+        Libraries that take turns, by kind of kernel.
     """
 
     seconds: float
@@ -93,6 +103,7 @@ class Limits:
     flops: Mapping[str, float]
     bandwidth: float
     tokens: int = 16384
+    tools: Mapping[str, Sequence[str]] = field(default_factory=lambda: TOOLS)
 
 
 def design(
@@ -110,7 +121,7 @@ def design(
     models : sequence of Transformer
         Whose shapes are covered.
     dtypes : sequence of str
-        Number formats of products; the first of two bytes or more is that of all else.
+        Number formats of products; the first of two bytes or more is that of all else, or one that the device has.
     limits : Limits
     host : bool
         Whether the device is a processor.
@@ -124,7 +135,7 @@ def design(
         Without repetitions.
     """
     known = [dtype for dtype in dtypes if dtype in limits.flops]
-    wide = next((dtype for dtype in known if DTYPE_BYTES[dtype] >= 2), None)
+    wide = wide_of(dtypes, limits.flops)
     count = {kind: counts[LEVELS.index(level)] for kind, counts in COUNTS.items()}
     makers: list[list[Case]] = []
     for place, dtype in enumerate(known):
@@ -136,7 +147,7 @@ def design(
             list(_streams(models, wide, count["streaming"], limits, seed)),
             list(_prefills(models, wide, count["attention_prefill"], limits, host, seed)),
             list(_decodes(models, wide, count["attention_decode"], limits, host, seed)),
-            list(_mixtures(models, wide, count["grouped_gemm"], limits, host, seed)),
+            list(_mixtures(models, wide, count["grouped_gemm"], limits, seed)),
             list(_copies(count["copy"], limits, host, seed)),
         ]
     turns: list[tuple[float, int, Case]] = []
@@ -144,6 +155,18 @@ def design(
         turns += [((place + 0.5) / len(cases), number, case) for place, case in enumerate(cases)]
     ordered = [case for _, _, case in sorted(turns, key=lambda turn: turn[:2])]
     return list({case.key: case for case in ordered}.values())
+
+
+def wide_of(dtypes: Sequence[str], flops: Mapping[str, float]) -> str | None:
+    """Format of attention and elementwise kernels: the first asked for that a device has, or one that it has.
+
+    Parameters
+    ----------
+    dtypes : sequence of str
+    flops : mapping of str to float
+        Rates of the device by format.
+    """
+    return next((dtype for dtype in (*dtypes, *WIDE) if dtype in flops and dtype in WIDE), None)
 
 
 def widths(model: Transformer) -> set[tuple[int, int]]:
@@ -189,7 +212,7 @@ def _streams(models: Sequence[Transformer], dtype: str, rows: int, limits: Limit
 def _prefills(
     models: Sequence[Transformer], dtype: str, rows: int, limits: Limits, host: bool, seed: int
 ) -> Iterator[Case]:
-    forms = _heads(models)
+    forms = heads_of(models)
     for place, (u, v, w) in enumerate(_halton(3, rows, seed)):
         heads = forms[int(w * len(forms))]
         length, batch = _between(64, 8192 if host else 32768, u), _between(1, 16, v)
@@ -197,26 +220,28 @@ def _prefills(
         # An attention kernel reaches about a quarter of the peak: shorter for the same time.
         most = 0.25 * limits.seconds * limits.flops[dtype] / (per_key * batch)
         length = int(max(16, min(length, most**0.5)))
+        if not host:
+            token = 2 * batch * (heads["heads"] + heads["kv_heads"]) * heads["head_dim"] * DTYPE_BYTES[dtype]
+            length = int(max(16, min(length, limits.bytes / token)))
         shape = {"batch": batch, "seq_q": length, "seq_kv": length, **heads}
-        yield Case("attention_prefill", shape, dtype, tool=_backend(place, host))
+        yield Case("attention_prefill", shape, dtype, tool=_turn(limits, "attention_prefill", place))
 
 
 def _decodes(
     models: Sequence[Transformer], dtype: str, rows: int, limits: Limits, host: bool, seed: int
 ) -> Iterator[Case]:
-    forms = _heads(models)
+    forms = heads_of(models)
     for place, (u, v, w) in enumerate(_halton(3, rows, seed)):
         heads = forms[int(w * len(forms))]
         batch = _between(1, 64, v)
         per_key = 2 * batch * heads["kv_heads"] * heads["head_dim"] * DTYPE_BYTES[dtype]
         most = min(limits.bytes, 0.5 * limits.seconds * limits.bandwidth) / per_key
         keys = int(max(16, min(_between(64, 8192 if host else 65536, u), most)))
-        yield Case("attention_decode", {"batch": batch, "seq_kv": keys, **heads}, dtype, tool=_backend(place, host))
+        shape = {"batch": batch, "seq_kv": keys, **heads}
+        yield Case("attention_decode", shape, dtype, tool=_turn(limits, "attention_decode", place))
 
 
-def _mixtures(
-    models: Sequence[Transformer], dtype: str, rows: int, limits: Limits, host: bool, seed: int
-) -> Iterator[Case]:
+def _mixtures(models: Sequence[Transformer], dtype: str, rows: int, limits: Limits, seed: int) -> Iterator[Case]:
     """Feed-forwards of experts; of dense models as if their MLP were divided into eight."""
     forms = sorted({(model.expert_ffn or max(16, model.ffn // 8), model.hidden) for model in models})
     for place, (u, v, w) in enumerate(_halton(3, rows, seed)):
@@ -229,18 +254,19 @@ def _mixtures(
         most = 0.5 * limits.seconds * limits.flops[dtype] / (6 * n * k * top)
         m = _between(1, max(1, min(4096, most)), u)
         shape = {"m": m, "n": n, "k": k, "topk": top, "experts": experts, "gated": 1}
-        yield Case("grouped_gemm", shape, dtype, tool="loop" if host or place % 3 == 2 else "grouped_mm")
+        yield Case("grouped_gemm", shape, dtype, tool=_turn(limits, "grouped_gemm", place))
 
 
 def _copies(rows: int, limits: Limits, host: bool, seed: int) -> Iterator[Case]:
     operations = ("copy", "sum") if host else ("copy", "sum", "to_device", "to_host")
     most = min(limits.bytes, limits.seconds * limits.bandwidth)
     for place, (u,) in enumerate(_halton(1, rows, seed)):
-        size = _between(4096, most, u, 64)
-        yield Case("copy", {"size": size}, "fp32", operations[place % len(operations)])
+        operation = operations[place % len(operations)]
+        size = _between(4096, most if operation in ("copy", "sum") else min(most, MOST_PINNED), u, 64)
+        yield Case("copy", {"size": size}, "fp32", operation)
 
 
-def _heads(models: Sequence[Transformer]) -> list[dict[str, int]]:
+def heads_of(models: Sequence[Transformer]) -> list[dict[str, int]]:
     """Heads of a rank, of every model and degree."""
     found = {
         (max(1, model.heads // tp), max(1, model.kv_heads // tp), model.head_dim) for model in models for tp in DEGREES
@@ -249,9 +275,10 @@ def _heads(models: Sequence[Transformer]) -> list[dict[str, int]]:
     return [{"heads": heads, "kv_heads": kv, "head_dim": width} for heads, kv, width in whole]
 
 
-def _backend(place: int, host: bool) -> str:
-    """Backend of scaled dot product attention; processors have a fused one, and GPUs two."""
-    return "flash" if host or place % 2 == 0 else "cudnn"
+def _turn(limits: Limits, kind: str, place: int) -> str:
+    """Library whose turn it is."""
+    tools = limits.tools[kind]
+    return tools[place % len(tools)]
 
 
 def _halton(sizes: int, rows: int, seed: int) -> NDArray[np.float64]:

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,7 @@ REFERENCE = 256  # side of the reference product: half a millisecond
 REFERENCE_EVERY = 20e-3  # [s]
 SETTLE, REFERENCES = 2, 3  # launches of it until its operands are back in the caches, and launches that count
 GRAPH_CALLS = 50  # launches in a graph at most
+WARM = 3  # launches before a GPU is timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,9 @@ class HostTimer:
 
 
 class CudaTimer:
-    """Times kernels of a GPU by events around launches, from a graph where the kernel can be captured in one.
+    """Times kernels of a GPU by events between batches of launches, from a graph where they can be captured in one.
+
+    Batches follow one another: while one runs the host launches the next, so that no time of the host is in them.
 
     Parameters
     ----------
@@ -149,51 +154,84 @@ class CudaTimer:
 
     def __call__(self, run: Run) -> Timing:
         """Time a kernel."""
-        import torch
-
-        for i in range(3):
+        for i in range(WARM):
             run(i)
-        torch.cuda.synchronize()
-        one = self._between(lambda: run(3))
-        calls = min(GRAPH_CALLS, max(1, ceil(DEVICE_GROUP / max(one, 1e-7))))
-        batch = self._captured(run, calls)
-        if batch is None:
-
-            def batch() -> None:
-                for i in range(calls):
-                    run(i)
-
-        self._between(batch)
-        times: list[float] = []
-        end = time.perf_counter() + self.budget
-        while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
-            times.append(self._between(batch) / calls)
-        return summary(times)
+        calls = calls_of(self.times(lambda: run(WARM), 1)[0])
+        batch = self.captured(run, calls) or repeated(run, calls)
+        took = max(self.times(batch, 1)[0], 1e-7)
+        count = min(MOST, max(LEAST, int(self.budget / took)))
+        return summary([time / calls for time in self.times(batch, count)])
 
     @staticmethod
-    def _between(batch: Callable[[], None] | Callable[[], object]) -> float:
-        """Time between two events around launches [s]."""
+    def times(batch: Callable[[], object], count: int) -> list[float]:
+        """Times of batches one behind the other, after one that is not counted [s].
+
+        Parameters
+        ----------
+        batch : callable
+        count : int
+        """
         import torch
 
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()
+        marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
         batch()
-        end.record()
-        end.synchronize()
-        return float(1e-3 * begin.elapsed_time(end))
+        marks[0].record()
+        for mark in marks[1:]:
+            batch()
+            mark.record()
+        marks[-1].synchronize()
+        return [float(1e-3 * before.elapsed_time(after)) for before, after in pairwise(marks)]
 
     @staticmethod
-    def _captured(run: Run, calls: int) -> Callable[[], None] | None:
+    def captured(run: Run, calls: int) -> Callable[[], object] | None:
         """Launches as one graph, so that gaps between them are the device's; None for what cannot be captured."""
         import torch
 
-        graph = torch.cuda.CUDAGraph()
+        if waits(run):
+            return None
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph):
-                for i in range(calls):
-                    run(i)
-        except RuntimeError:  # a kernel that synchronises, or copies from memory that is not pinned
+            # Other threads (the watchdog of nccl) may ask for events meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                repeated(run, calls)()
+        except RuntimeError:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own behind
             with suppress(RuntimeError):
                 torch.cuda.synchronize()
             return None
         return graph.replay
+
+
+def calls_of(seconds: float) -> int:
+    """Launches of a kernel between two events, long enough for their resolution."""
+    return min(GRAPH_CALLS, max(1, ceil(DEVICE_GROUP / max(seconds, 1e-7))))
+
+
+def repeated(run: Run, calls: int) -> Callable[[], object]:
+    """Launches one behind the other."""
+
+    def batch() -> None:
+        for i in range(calls):
+            run(i)
+
+    return batch
+
+
+def waits(run: Run) -> bool:
+    """Whether a kernel makes the host wait for the GPU.
+
+    A capture that meets such a kernel fails, and with some releases of torch so does every later one.
+    """
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(0)
+    except RuntimeError as problem:
+        if "synchronizing" not in str(problem):
+            raise
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False

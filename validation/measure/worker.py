@@ -1,7 +1,8 @@
 """One rank of a measurement of collectives: ``python -m commlens.validation.measure.worker``, told by its environment.
 
 Every repetition starts at a barrier and counts as the slowest rank's. Rank 0 appends a line of JSON per kind and size;
-of a layer it also says how long the reference product took beside it, the mean of the ranks.
+of a layer it also says how long the reference product took beside it, the mean of the ranks. On GPUs a repetition is
+several launches one behind the other, of a graph where all ranks can capture one, timed by events as nccl-tests does.
 Gloo reduces and scatters by one all-reduce per rank, which is no reduce-scatter: here ranks pass partial sums around a
 ring instead, as other libraries do.
 """
@@ -15,11 +16,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .kernels import reason
 from .layer import LayerShape, build
-from .timing import HostTimer, reference_product, summary
+from .timing import CudaTimer, HostTimer, Timing, calls_of, reference_product, repeated, summary
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +66,7 @@ class Plan:
     budget: float
     timeout: float
     kinds: tuple[str, ...] = KINDS
-    layer: Mapping[str, int] | None = None
+    layer: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """As the environment holds it."""
@@ -83,15 +86,15 @@ def work(plan: Plan, rank: int, world: int) -> None:
 
     torch.set_num_threads(plan.threads)
     device = torch.device("cpu")
+    where: dict[str, Any] = {"timeout": timedelta(seconds=plan.timeout)}
     if plan.backend == "nccl":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
-        torch.cuda.set_device(device)
-    limit = timedelta(seconds=plan.timeout)
+        device = _gpu(rank)
+        where["device_id"] = device  # connects now, and barriers know which GPU is meant
     if plan.store:
         store = torch._C._distributed_c10d.FileStore(plan.store, world)
-        dist.init_process_group(plan.backend, store=store, rank=rank, world_size=world, timeout=limit)
+        dist.init_process_group(plan.backend, store=store, rank=rank, world_size=world, **where)
     else:
-        dist.init_process_group(plan.backend, timeout=limit)
+        dist.init_process_group(plan.backend, **where)
     try:
         for kind in plan.kinds:
             for size in sorted(plan.sizes):
@@ -107,13 +110,22 @@ def work(plan: Plan, rank: int, world: int) -> None:
         dist.destroy_process_group()
 
 
+def _gpu(rank: int) -> torch.device:
+    """The GPU of a rank, of those of its machine."""
+    import torch
+
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
+    torch.cuda.set_device(device)
+    return device
+
+
 def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, device: torch.device) -> Mapping[str, Any]:
     """Median and spread over repetitions, or why the kind does not run."""
     import torch
     import torch.distributed as dist
 
     def wait() -> None:
-        if device.type == "cuda":
+        if plan.backend == "nccl":
             torch.cuda.synchronize(device)
 
     def slowest(values: list[float]) -> list[float]:
@@ -126,27 +138,31 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
         dist.all_reduce(joined)
         return [float(value) / world for value in joined.tolist()]
 
+    run, why = None, ""
     try:
         if plan.layer is None:
             run = make(kind, elements, rank, world, device, plan.backend)
         else:
-            shape, once = LayerShape(**plan.layer), build(LayerShape(**plan.layer), world, dist.all_reduce)
-            elements = int(shape.message) // ELEMENT
-
-            def run() -> object:
-                return once(0)
-
+            run = partial(build(LayerShape(**plan.layer), world, dist.all_reduce), 0)
+    except RuntimeError as problem:  # of memory, perhaps on this rank alone: the others must not wait for it
+        why = reason(problem)
+    if slowest([float(run is None)])[0]:
+        return {"unsupported": why or "another rank has no memory for it"}
+    assert run is not None
+    try:
         for _ in range(WARM):
             run()
         wait()
     except (RuntimeError, NotImplementedError, ValueError) as problem:
         if any(word in str(problem).lower() for word in ("timed out", "timeout", "closed by peer", "reset by peer")):
             raise  # another rank is gone or hangs
-        return {"unsupported": str(problem).strip().splitlines()[0][:200]}
+        return {"unsupported": reason(problem)}
     begin = time.perf_counter()
     run()
     wait()
     first = slowest([time.perf_counter() - begin])[0]
+    if plan.backend == "nccl":
+        return asdict(_by_events(run, first, plan.budget, slowest))
     timer = HostTimer(plan.threads, reference=None if plan.layer is None else reference_product())
     times, ran, paces = [], [], []
     for _ in range(min(MOST, max(FEWEST, int(plan.budget / max(first, 1e-6))))):
@@ -161,6 +177,23 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
         ran.append(time.thread_time() - own)
     found = summary(slowest(times), reference=mean(paces) if paces else ())
     return {**asdict(found), "busy": summary(slowest(ran)).seconds}
+
+
+def _by_events(
+    run: Callable[[], object], first: float, budget: float, slowest: Callable[[list[float]], list[float]]
+) -> Timing:
+    """Time of a launch among others of its kind; ranks agree on everything that launches, or they would hang."""
+    import torch.distributed as dist
+
+    calls = calls_of(first)
+    batch = CudaTimer.captured(lambda _: run(), calls)
+    if slowest([float(batch is None)])[0] or batch is None:
+        batch = repeated(lambda _: run(), calls)
+    times = []
+    for _ in range(min(MOST, max(FEWEST, int(budget / (first * calls))))):
+        dist.barrier()
+        times += CudaTimer.times(batch, 1)
+    return summary([took / calls for took in slowest(times)])
 
 
 def make(kind: str, elements: int, rank: int, world: int, device: torch.device, backend: str) -> Callable[[], object]:
@@ -185,10 +218,13 @@ def make(kind: str, elements: int, rank: int, world: int, device: torch.device, 
     if kind == "broadcast":
         return lambda: dist.broadcast(whole, 0)
     part = torch.randn(elements // world, device=device)
+    # Torch 2.13 has other names for these two.
     if kind == "all_gather":
-        return lambda: dist.all_gather_into_tensor(whole, part)
+        gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        return lambda: gather(whole, part)
     if kind == "reduce_scatter" and backend != "gloo":
-        return lambda: dist.reduce_scatter_tensor(part, whole)
+        scatter: Callable[..., object] = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        return lambda: scatter(part, whole)
     other = torch.empty_like(whole)
     if kind == "all_to_all":
         return lambda: dist.all_to_all_single(other, whole)
