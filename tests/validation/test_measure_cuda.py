@@ -15,11 +15,12 @@ from commlens.hardware import load_device  # noqa: E402
 from commlens.hardware.errors import InputError  # noqa: E402
 from commlens.models.estimators import ESTIMATORS, KernelProfile, base  # noqa: E402
 from commlens.models.library import load_model  # noqa: E402
-from commlens.validation.measure import compute, environment, probe, shapes, worker  # noqa: E402
+from commlens.validation.measure import acceptance, compute, environment, kernels, probe, shapes, worker  # noqa: E402
 from commlens.validation.measure.collective_profile import device_of  # noqa: E402
 from commlens.validation.measure.compute import DTYPES, Options, calibrate_compute  # noqa: E402
 from commlens.validation.measure.compute_profile import columns  # noqa: E402
 from commlens.validation.measure.kernels import Broken, Maker, Unsupported, torch_dtype  # noqa: E402
+from commlens.validation.measure.layer import LayerShape, build  # noqa: E402
 from commlens.validation.measure.session import Row, Session  # noqa: E402
 from commlens.validation.measure.shapes import MOST_PINNED, Case, Limits, design  # noqa: E402
 from commlens.validation.measure.timing import LEAST, CudaTimer, Timing, calls_of, waits  # noqa: E402
@@ -147,7 +148,15 @@ def limits_of(name, free=1.4e11, tools=("grouped_mm",)):
 
 
 @pytest.mark.parametrize(
-    ("model", "part"), [*((model, "h200-sxm") for model in MODELS), (MODELS[0], "a100-80-sxm"), (MODELS[0], "mi300x")]
+    ("model", "part"),
+    [
+        ("llama-3.1-8b", "h200-sxm"),
+        ("gpt-oss-20b", "a100-80-sxm"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("deepseek-v3", "mi300x"), ("palm-540b", "h200-sxm"), ("t-nlg", "h200-sxm"))
+        ),
+    ],
 )
 def test_every_kernel_of_a_design_passes_the_checks_of_torch(gpu, model, part):
     cases = design([load_model(model)], DTYPES["cuda"], limits_of(part), False, "quick")
@@ -190,8 +199,6 @@ def test_heads_that_share_keys_are_repeated_where_a_backend_knows_none(kind):
     @contextmanager
     def anything(tool):
         yield
-
-    from commlens.validation.measure import kernels
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "pinned", anything)
@@ -287,7 +294,8 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(gpu):
 @pytest.fixture
 def small(monkeypatch, gpu):
     """Few kernels, each of its own time."""
-    monkeypatch.setattr(shapes, "COUNTS", {kind: (14, 14, 14) for kind in shapes.COUNTS})
+    monkeypatch.setattr(shapes, "COUNTS", {kind: (12, 12, 12) for kind in shapes.COUNTS})
+    monkeypatch.setattr(kernels, "MOST_COPIES", 1)
     monkeypatch.setattr(base, "MOST_STEPS", 2)  # how well a fit does is not asked here
     whole, device = Maker.__call__, load_device("h200-sxm")
     started = {kind: form(device) for kind, form in ESTIMATORS.items()}
@@ -351,7 +359,7 @@ def test_memory_that_does_not_suffice_is_a_row_and_the_session_goes_on(small, tm
     assert {row.case.kind for row in session.rows if row.timing is None} == {"copy"}
     assert [note for note in found.notes if "copy" in note] == ["not supported here: copy fp32 torch: out of memory"]
     assert "gemm" in found.profile.estimators
-    assert small.emptied >= 14
+    assert small.emptied >= 12
 
 
 def test_a_gpu_that_is_lost_ends_the_session_and_keeps_what_is_there(small, tmp_path, monkeypatch):
@@ -403,6 +411,36 @@ def test_formats_that_a_gpu_does_not_have_are_one_line(gpu, tmp_path):
     gpu.part = SimpleNamespace(**H200 | {"name": "NVIDIA A100-SXM4-80GB", "multi_processor_count": 108})
     with pytest.raises(InputError, match=r"--dtypes: 'fp8', which a100-80-sxm does not have .legal: bf16, fp16, fp32"):
         calibrate_compute(options(tmp_path, dtypes=("bf16", "fp8")))
+
+
+# -- predicted and measured ---------------------------------------------------------------------
+
+
+def test_a_layer_of_a_gpu_is_predicted_from_a_profile_and_then_run(small, tmp_path, capsys, monkeypatch):
+    built = []
+
+    def build(shape, device, tool):
+        built.append((shape.dtype, device, tool))
+        return lambda i: small.launch()
+
+    monkeypatch.setattr(acceptance, "build", build)
+    small.part.multi_processor_count, out = 132, tmp_path / "my.json"
+    calibrate_compute(options(tmp_path, dtypes=("bf16",)))
+    small.took = 0.02
+    code = acceptance.main(["--device", "cuda", "--profile", str(out), "--seconds", "0.01"])
+    said = capsys.readouterr().out
+    # Of two libraries with as many rows the first has no factor, and predictions are of it.
+    assert built == [("bf16", "cuda", "cudnn")]
+    assert said.index("predicted, and not yet run: layer") < said.index("layer: predicted")
+    assert "measured 0.02 s" in said
+    assert code == int("missed" in said)
+
+
+def test_a_layer_runs_in_a_format_of_matrix_units():
+    shape = LayerShape(64, 4, 128, 2, 16, "bf16")
+    out = build(shape)(0)
+    assert (out.dtype, out.shape) == (torch.bfloat16, (2, 16, 64))
+    assert shape.message == 2 * 2 * 16 * 64
 
 
 # -- which GPU ----------------------------------------------------------------------------------
