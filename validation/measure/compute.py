@@ -196,7 +196,10 @@ def _probe(
     if options.device == "cuda":
         flops = found["flops"] if device is None else device.peak_flops
         wide = wide_of(options.dtypes or DTYPES["cuda"], flops)
-        found |= {"free": _torch().cuda.mem_get_info()[0], "tools": gpu_tools(models, wide, options.seed)}
+        found["tools"] = gpu_tools(models, wide, options.seed)
+        cuda = _torch().cuda
+        cuda.empty_cache()  # of what was run for this
+        found["free"] = cuda.mem_get_info()[0]
     return found
 
 

@@ -10,6 +10,7 @@ as in the next. A reference product runs between the repetitions, and times are 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -225,7 +226,9 @@ def waits(run: Run) -> bool:
     import torch
 
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         run(0)
     except RuntimeError as problem:
