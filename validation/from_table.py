@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,8 @@ KERNELS = {
 }
 EXTRAS = {"topk": "topk", "experts": "experts", "moe_tp": "tp", "moe_ep": "ep"}
 POWER_LAW = "power_law_"
+MOST = 1e12  # of any number of a row
+FAR = 3.0  # times farther from the best fit, in the middle, are not of this device, or not in microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,9 @@ def read_table(path: str | Path, device: str) -> tuple[dict[str, Rows], dict[str
         raise InputError(f"{path}: {why} (legal: a CSV file of kernel times)") from None
     own = [(line, row) for line, row in table if row["gpu"] and device_of(row["gpu"]) == device]
     used = [(line, row) for line, row in own if row["kernel"] in KERNELS]
+    for line, row in used:
+        if None in row or None in row.values():
+            raise InputError(f"{path}:{line}: not as many fields as names (legal: {len(names)})")
     if not used:
         there = sorted({device_of(row["gpu"]) for _, row in table if row["gpu"] and row["kernel"] in KERNELS})
         raise InputError(f"{path}: no rows of {device} (legal: {', '.join(there) or 'none in this table'})")
@@ -118,9 +122,9 @@ def read_table(path: str | Path, device: str) -> tuple[dict[str, Rows], dict[str
 
 
 def fit_table(path: str | Path, device: str | Device) -> KernelProfile:
-    """Profile of a device from a table, every kind of kernel with enough rows fitted and cross-validated.
+    """Profile of a device from a table, every kind of kernel with enough shapes fitted and cross-validated.
 
-    A kind with fewer rows than its estimator has numbers is left out, and the profile's source says so.
+    A kind with fewer shapes than its estimator has numbers is left out, and the profile's source says so.
 
     Parameters
     ----------
@@ -131,14 +135,16 @@ def fit_table(path: str | Path, device: str | Device) -> KernelProfile:
     Raises
     ------
     InputError
-        As `read_table`; for a device that is not shipped, and where no kind has enough rows.
+        As `read_table`; for a device that is not shipped, where no kind has enough shapes, and for times that no kernel
+        of the device takes, as in other units.
     """
     preset = load_device(device)
     rows, source = read_table(path, preset.name)
-    few = {kind: len(own.seconds) for kind, own in rows.items() if len(own.seconds) < len(ESTIMATORS[kind].parameters)}
+    counts = {kind: _shapes(own) for kind, own in rows.items()}
+    few = {kind: count for kind, count in counts.items() if count < len(ESTIMATORS[kind].parameters)}
     if len(few) == len(rows):
         needs = ", ".join(f"{kind} {len(ESTIMATORS[kind].parameters)}" for kind in few)
-        raise InputError(f"{path}: too few rows of {preset.name} to fit (legal: at least {needs})")
+        raise InputError(f"{path}: too few shapes of {preset.name} to fit (legal: at least {needs})")
     estimators, scores = {}, {}
     for kind, own in rows.items():
         if kind in few:
@@ -147,8 +153,16 @@ def fit_table(path: str | Path, device: str | Device) -> KernelProfile:
             if dtype not in preset.peak_flops:
                 raise InputError(f"{path}:{line}: dtype {dtype!r} (legal: {', '.join(sorted(preset.peak_flops))})")
         estimator = ESTIMATORS[kind](preset)
-        estimators[kind] = estimator.fit(own.shapes, own.seconds)
-        scores[kind] = cross_validate(estimator, own.shapes, own.seconds)[0].to_dict()
+        try:
+            estimators[kind] = estimator.fit(own.shapes, own.seconds)
+            score, seconds = cross_validate(estimator, own.shapes, own.seconds)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        off = float(np.exp(np.median(np.log(own.seconds / seconds))))
+        if not 1 / FAR < off < FAR:
+            legal = f"legal: microseconds on {preset.name}"
+            raise InputError(f"{path}: {kind}: times are {off:.3g} times those of the best fit ({legal})")
+        scores[kind] = score.to_dict()
     return KernelProfile(preset, estimators, scores, {**source, "too_few_rows": few})
 
 
@@ -208,7 +222,7 @@ def _shape(where: str, row: Mapping[str, str], kind: str, operation: str) -> dic
     given = {**row, **{ours: extras.get(theirs) for theirs, ours in EXTRAS.items()}}
     for name, column in ESTIMATORS[kind].columns.items():
         if given.get(name):
-            shape[name] = _number(where, name, str(given[name]))
+            shape[name] = _number(where, name, str(given[name]), column.least)
         elif column.default is None:
             raise InputError(f"{where}: {name} is empty (legal: a number above 0)")
         else:
@@ -224,14 +238,20 @@ def _shape(where: str, row: Mapping[str, str], kind: str, operation: str) -> dic
     return shape
 
 
-def _number(where: str, name: str, text: str) -> float:
+def _number(where: str, name: str, text: str, least: float = 0.0) -> float:
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not (isfinite(value) and value > 0):
-        raise InputError(f"{where}: {name} {text!r} (legal: a number above 0)")
+    if not (0 < value <= MOST and value >= least):
+        legal = f"{least:g} or more" if value > 0 and least else "a number above 0"
+        raise InputError(f"{where}: {name} {text!r} (legal: {legal}, at most {MOST:g})")
     return value
+
+
+def _shapes(rows: Rows) -> int:
+    """How many shapes there are, whatever timed them."""
+    return len(set(zip(*(column.tolist() for name, column in rows.shapes.items() if name != "tool"), strict=True)))
 
 
 def _columns(rows: Sequence[tuple[int, dict[str, Any]]]) -> Rows:

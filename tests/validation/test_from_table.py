@@ -86,6 +86,40 @@ def test_kinds_with_few_rows_are_left_out_and_said(tmp_path):
     assert profile.source["too_few_rows"] == {"attention_decode": 2}
 
 
+def test_one_shape_many_times_is_one_shape(tmp_path):
+    rows = made_up(12)
+    table = write(tmp_path / "t.csv", rows[:12] + 20 * rows[12:13])
+    profile = fit_table(table, "h100-sxm")
+    assert set(profile.estimators) == {"gemm"}
+    assert profile.source["too_few_rows"] == {"attention_decode": 1}
+
+
+def test_more_choices_than_experts_name_the_table(tmp_path):
+    said = {"kernel": "moe grouped gemm", "gpu": "H100-SXM", "dtype": "bf16", "n": 768, "k": 2048, "time_us": 20}
+    extras = ["topk=9;experts=8", *8 * ["topk=2;experts=8"]]
+    rows = [dict.fromkeys(COLUMNS, "") | said | {"m": m, "extra": extra} for m, extra in enumerate(extras, 1)]
+    with pytest.raises(InputError, match=r"t.csv: grouped_gemm.topk\[0\]: 9 .legal: 1 to the 8 experts"):
+        fit_table(write(tmp_path / "t.csv", rows), "h100-sxm")
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3, 1e6])
+def test_times_in_other_units_are_one_line(tmp_path, unit):
+    rows = [row | {"time_us": unit * float(row["time_us"])} for row in made_up()]
+    with pytest.raises(
+        InputError, match=r"t.csv: \w+: times are .* those of the best fit .legal: microseconds on h100"
+    ):
+        fit_table(write(tmp_path / "t.csv", rows), "h100-sxm")
+
+
+@pytest.mark.parametrize("change", [lambda line: line.rsplit(",", 3)[0], lambda line: line + ",7"])
+def test_lines_cut_short_or_too_long_are_named(tmp_path, change):
+    table = write(tmp_path / "t.csv", made_up(12)[:12])
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:4], change(lines[4]), *lines[5:]]))
+    with pytest.raises(InputError, match=r"t.csv:5: not as many fields as names .legal: 16"):
+        fit_table(table, "h100-sxm")
+
+
 def test_columns_of_a_grouped_row(tmp_path):
     said = {"kernel": "moe grouped gemm", "gpu": "NVIDIA H100 SXM", "dtype": "bf16", "m": 16, "n": 768, "k": 2048}
     extra = "topk=8;experts=128;moe_tp=2;moe_ep=64;dist=power_law_1.2;src=x_nongated"
@@ -121,6 +155,8 @@ def without(*names):
         ({"time_us": "inf"}, COLUMNS, "t.csv:3: time_us 'inf'"),
         ({"m": ""}, COLUMNS, "t.csv:3: m is empty"),
         ({"k": "-1"}, COLUMNS, "t.csv:3: k '-1'"),
+        ({"k": "0.5"}, COLUMNS, "t.csv:3: k '0.5' .legal: 1 or more"),
+        ({"k": "1e300"}, COLUMNS, "t.csv:3: k '1e300' .legal: 1 or more, at most 1e"),
         ({"dtype": "fp4"}, COLUMNS, "t.csv:3: dtype 'fp4' .legal: bf16"),
         ({"kernel": "moe grouped gemm"}, COLUMNS, "t.csv:3: topk is empty"),
         (
@@ -150,7 +186,7 @@ def test_bad_tables_and_devices_are_one_line(tmp_path, monkeypatch, capsys):
         (tmp_path, "h100-sxm", "legal: a CSV file"),
         (table, "h1000", "h1000"),
         (table, "a100-80-sxm", "no rows of a100-80-sxm .legal: h100-sxm"),
-        (write(tmp_path / "few.csv", made_up(3)[:3]), "h100-sxm", "too few rows of h100-sxm .* at least gemm 10"),
+        (write(tmp_path / "few.csv", made_up(3)[:3]), "h100-sxm", "too few shapes of h100-sxm .* at least gemm 10"),
         (write(tmp_path / "empty.csv", []), "h100-sxm", "legal: none in this table"),
     ):
         with pytest.raises(InputError, match=said) as error:
