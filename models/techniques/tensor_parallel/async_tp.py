@@ -3,7 +3,8 @@
 The decomposition of Wang et al. (ASPLOS 2023) as shipped in PyTorch's async tensor parallelism and
 Flux. Smaller chunks fill the device worse (tiles and waves), each pays its launch gap and its
 collective's fixed cost, and a collective kernel takes compute units and memory bandwidth from the
-GEMM beside it; copy engines avoid the first of the two.
+GEMM beside it; copy engines avoid the first of the two. With sequence parallelism a block's input
+is gathered whole, with nothing beside it; the two named gather it in chunks too.
 """
 
 from __future__ import annotations
