@@ -171,6 +171,9 @@ def collectives(
         raise InputError(f"--out: {out} (legal: a name that ends in .yaml)")
     if (backend is None) == (not logs):
         raise InputError("calibrate collectives: LOG and --backend (legal: logs of runs, or a backend to measure with)")
+    if not 0 < timeout < float("inf"):
+        raise InputError(f"--timeout: {timeout:g} (legal: seconds, above 0)")
+    place = None if cluster is None else load_cluster(_cluster(cluster), "--cluster")
     said: list[str] = []
     if backend is not None:
         measured = measured_collectives(backend, nproc, _sizes(sizes), out, timeout, said)
@@ -179,7 +182,6 @@ def collectives(
         samples = measured
     else:
         samples = read_log(logs or [], ranks=ranks, nodes=nodes, kind=kind, notes=said)
-    place = None if cluster is None else load_cluster(_cluster(cluster), "--cluster")
     found = fit(samples, place, name)
     if out is not None:
         wire = (

@@ -197,6 +197,22 @@ def test_calibrate_writes_a_profile_and_names_a_damaged_line(folder):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--timeout", "0"], "--timeout: 0 (legal: seconds, above 0)"),
+        (["--timeout", "nan"], "--timeout: nan (legal: seconds, above 0)"),
+        (["--cluster", "nowhere"], "unknown cluster 'nowhere'"),
+    ],
+)
+def test_calibrate_refuses_before_it_measures(folder, arguments, words):
+    done = commlens("calibrate", "collectives", "--backend", "gloo", "--nproc", "2", *arguments, cwd=folder)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (folder / "collectives.jsonl").exists()
+
+
 def test_topology_shows_a_cluster_and_draws_it(folder):
     done = commlens("topology", "l40s-pcie", "--plot", "box.png", cwd=folder)
     assert done.returncode == 0, done.stderr
