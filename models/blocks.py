@@ -47,6 +47,9 @@ class Exchange:
         Who takes part, where that is a part of the axis.
     cost : Collective, optional
         What it costs, where that is not the library's choice among all ranks of the group in equal parts.
+    alike : bool
+        Whether each worked on a part of what all had, and all go on with the whole: backward each takes its part
+        of the gradients, and those of the input are gathered.
     """
 
     kind: str
@@ -55,6 +58,7 @@ class Exchange:
     covered: int = 0
     group: Group | None = None
     cost: Collective | None = None
+    alike: bool = False
 
     @property
     def shape(self) -> None:
@@ -74,7 +78,7 @@ class Attend:
     batch, query : float
         Sequences, and tokens of each on this rank.
     context : float
-        Tokens of a whole sequence.
+        Tokens that one sees at most: those of a whole sequence, or of a sliding window.
     heads, kv_heads : float
         Query and key/value heads.
     head_dim, value_dim : float
@@ -85,6 +89,8 @@ class Attend:
         Linear attention: a state of head_dim x value_dim for every head instead of scores.
     direction : str
         forward | backward.
+    whole : float
+        Tokens of a whole sequence where `context` is a window; 0 where it is not.
     """
 
     batch: float
@@ -97,6 +103,7 @@ class Attend:
     causal: bool = True
     linear: bool = False
     direction: str = "forward"
+    whole: float = 0.0
 
     @property
     def shape(self) -> None:

@@ -77,15 +77,23 @@ class FittedTimes:
         return self._seconds("gemm", dtype=dtype, **shape)
 
     def attention(
-        self, batch: Any, query: Any, context: Any, heads: Any, kv_heads: Any, width: Any, dtype: str, causal: bool
+        self, batch: Any, query: Any, context: Any, heads: Any, kv_heads: Any, width: Any, dtype: str, seen: Any
     ) -> Any:
-        """Fused attention [s], or None for what was not fitted: no mask over several queries."""
-        shape = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "head_dim": width, "seq_kv": context}
+        """Fused attention of which a share of the scores is seen [s], or None for what was not fitted."""
+        shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": width, "dtype": dtype}
         if np.all(np.equal(query, 1)):
-            return self._seconds("attention_decode", dtype=dtype, **shape)
-        if not causal:
-            return None
-        return self._seconds("attention_prefill", dtype=dtype, seq_q=query, **shape)
+            return self._seconds("attention_decode", batch=batch, seq_kv=context, **shape)
+        # As many queries that are the last of so many keys that each sees as many as here. Under a short window they
+        # are those of more and shorter sequences.
+        keys = context * seen
+        length = np.minimum(query, np.maximum(2 * keys, 1.0))
+        return self._seconds(
+            "attention_prefill",
+            batch=batch * query / length,
+            seq_q=length,
+            seq_kv=np.maximum(keys + length / 2, length),
+            **shape,
+        )
 
     def streaming(self, name: str, rows: Any, traffic: Any, size: float) -> Any:
         """A kernel of so many rows that moves so many bytes [s], or None where such were not fitted."""

@@ -82,6 +82,7 @@ class Gradients:
     def backward_kernels(self, kernels: tuple[Work, ...], weights: bool = True) -> tuple[Work, ...]:
         """Gradients of kernels in reverse order: of their inputs, and of their weights if asked."""
         found: list[Work] = []
+        last: list[Work] = []
         for kernel in reversed(kernels):
             if isinstance(kernel, Attend):
                 found.append(replace(kernel, direction="backward"))
@@ -91,6 +92,8 @@ class Gradients:
                     for some in (kernel.products, kernel.shared)
                 )
                 found.append(replace(kernel, products=products, shared=shared, direction="backward"))
+            elif isinstance(kernel, Exchange) and kernel.alike:
+                last.append(kernel)
             elif isinstance(kernel, Exchange):
                 found.append(replace(kernel, kind=ADJOINT[kernel.kind], size=kernel.size * (1 + bool(kernel.covered))))
             elif kernel.name == COPY:
@@ -111,7 +114,7 @@ class Gradients:
                 found.append(_scaled(kernel, 2.0))
             else:
                 found.append(_scaled(kernel, GRADIENT_STREAMS))
-        return tuple(found)
+        return (*found, *last)
 
     def _gradient(self, kernel: Kernel, of: str) -> Kernel:
         m, n, k = shape_of(kernel)

@@ -223,6 +223,7 @@ class Kernels:
         head_dim: float,
         value_dim: float,
         causal: bool,
+        whole: Any = 0.0,
     ) -> tuple[Kernel, ...]:
         """Attention over `context` keys for `query` new tokens of `batch` sequences.
 
@@ -234,10 +235,16 @@ class Kernels:
             Query and key/value heads on this device.
         head_dim, value_dim : float
         causal : bool
-            Half of the scores are masked when query == context.
+            Whether a token sees only those before it: of several new tokens that lie evenly over a sequence of
+            `context` tokens half of the scores are masked.
+        whole : float, optional
+            Tokens of a whole sequence where `context` is a window: tokens in its first window see less of it.
+            Without it new tokens that are more than the window are the whole sequence.
         """
         scores = batch * heads * query * context
-        work = 2.0 * scores * (head_dim + value_dim) * (0.5 if causal and np.all(np.greater(query, 1)) else 1.0)
+        several = bool(np.all(np.greater(query, 1)))
+        seen = 1 - context / (2 * larger(whole, larger(query, context))) if causal and several else 1.0
+        work = 2.0 * scores * (head_dim + value_dim) * seen
         cache = batch * kv_heads * context * (head_dim + value_dim) * self.size
         activations = 2 * batch * query * heads * (head_dim + value_dim) * self.size
         if self.software.attention == "math":
@@ -248,7 +255,7 @@ class Kernels:
         if self.fitted is not None:
             width = (head_dim + value_dim) / 2
             shape = (batch, query, context, heads, kv_heads, width, self.wide)
-            measured = self.fitted.attention(*shape, causal)
+            measured = self.fitted.attention(*shape, seen)
             if measured is not None:
                 kind = "attention_decode" if np.all(np.equal(query, 1)) else "attention_prefill"
                 return (Kernel("attention", work, traffic, measured, self._launch(kind), core=True),)

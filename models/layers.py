@@ -178,7 +178,7 @@ class Layers(FeedForward):
         """The attention core; where it is linear or the sequence is divided, for a technique to arrange."""
         if linear or np.any(np.greater(self.division.cp, 1)):
             shape = (tokens.batch, tokens.query, context, self.heads, kv_heads, head_dim, value_dim)
-            return (Attend(*shape, linear=linear),)
+            return (Attend(*shape, linear=linear, whole=tokens.context),)
         return self.kernels.attention(
             tokens.batch, tokens.query, context, self.heads, kv_heads, head_dim, value_dim, True
         )
@@ -215,5 +215,5 @@ class Layers(FeedForward):
         found += self.mixture(np.where(divided, rows, rows / self.tp)[()], tokens.query)
         if not division.sequence_parallel:  # every rank goes on with all tokens
             whole: Any = np.where(divided, 0.0, self._reduced(rows * self.model.hidden))[()]
-            found += [Exchange("all_gather", "tp", whole)] if np.any(whole) else []
+            found += [Exchange("all_gather", "tp", whole, alike=True)] if np.any(whole) else []
         return self._block("mlp", layer, found, rows, divided)

@@ -76,7 +76,7 @@ def applicable(scenario: Scenario) -> list[str]:
     found = []
     for name in registry():
         try:
-            scenario.with_techniques([name])
+            estimate(scenario.with_techniques([name]))  # some refuse only when they are built
         except InputError:
             continue
         found.append(name)

@@ -105,6 +105,12 @@ def search(
             raise InputError(f"space: belongs to training, not to phase {scenario.workload.phase} (legal: nothing)")
         found = tensor_degrees(scenario, counts, keep, by, price, progress)
     else:
+        call = technique_of(scenario)
+        if not call.closed_form:
+            raise InputError(
+                f"techniques: {call.label} has no closed form to rank training plans by "
+                "(legal: a search without it, and its plans simulated with it)"
+            )
         board = Board(keep, by)
         options = space_of(scenario, counts, space)
         run(scenario, options, board, executor, progress, layouts_at_once)

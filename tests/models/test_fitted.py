@@ -58,6 +58,30 @@ def test_attention_and_streaming_too():
     assert norm.time + PROFILE.estimators["streaming"].values_["launch"] == pytest.approx(whole)
 
 
+def test_attention_of_a_window_or_of_a_part_of_the_queries_takes_what_its_scores_take():
+    def seconds(query, context, **more):
+        (made,) = kernels().attention(4, query, context, 8, 1, 128, 128, True, **more)
+        return made.time
+
+    launch = PROFILE.estimators["attention_prefill"].values_["launch"]
+    shape = {"batch": 4, "heads": 8, "kv_heads": 1, "head_dim": 128, "dtype": "bf16"}
+    whole = PROFILE.seconds("attention_prefill", seq_q=8192, seq_kv=8192, **shape) - launch
+    assert seconds(8192, 8192) == pytest.approx(whole)
+    assert seconds(8192, 16384) == pytest.approx(2 * whole, rel=0.1)  # every second token of twice the sequence
+    assert seconds(2048, 8192) == pytest.approx(whole / 4, rel=0.15)
+    windows = [seconds(8192, window) for window in (128, 512, 2048, 4096, 8192)]
+    assert windows == sorted(windows)
+    assert windows[0] < 0.15 * whole
+    assert windows[3] == pytest.approx(0.75 * whole, rel=0.1)  # half of the tokens see half of a window
+    assert seconds(4096, 4096, whole=32768.0) == pytest.approx(seconds(4096, 4096) * (2 - 1 / 8), rel=0.15)
+
+
+def test_a_block_without_a_mask_takes_twice_what_half_of_it_does():
+    make = kernels()
+    (full,), (half,) = (make.attention(4, 4096, 4096, 8, 1, 128, 128, causal) for causal in (False, True))
+    assert full.time == pytest.approx(2 * half.time, rel=0.15)
+
+
 def test_keys_of_a_layer_come_from_memory_in_a_program_though_a_benchmark_finds_them_in_the_cache():
     shape = {"batch": 8, "seq_kv": 4096, "heads": 8, "kv_heads": 1, "head_dim": 128, "dtype": "bf16"}
     assert PROFILE.device.cache_capacity > 8 * 4096 * 512

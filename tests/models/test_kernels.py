@@ -99,6 +99,8 @@ def test_decode_attention_reads_the_cache(h100, profile):
 
 def test_causal_attention_counts_half_the_flops(h100):
     kernels = Kernels(h100, load_software("megatron-core"), "bf16")
+    pairs = [kernels.attention(1, 1024, window, 1, 1, 128, 128, True)[0].flops / 512 for window in (1024, 256)]
+    assert pairs == pytest.approx([1024**2 / 2, 256**2 / 2 + 768 * 256])
     causal = kernels.attention(2, 1024, 1024, 8, 8, 128, 128, True)[0].flops
     full = kernels.attention(2, 1024, 1024, 8, 8, 128, 128, False)[0].flops
     assert full == 4.0 * 2 * 8 * 1024 * 1024 * 128

@@ -1,5 +1,7 @@
 """LASP, LASP-2 and LASP-2H: what they send, and their closed forms."""
 
+import dataclasses
+
 import pytest
 
 import commlens as cl
@@ -196,6 +198,17 @@ def test_the_last_rank_has_nearly_twice_the_mean(ranks):
     assert scores == chunk * (case.context - chunk) + chunk**2 / 2
     mean = case.context**2 / 2 / ranks
     assert scores / mean == pytest.approx(2 - 1 / ranks)
+
+
+@pytest.mark.parametrize("window", [1, 1000, 4096, 10_000])
+def test_under_a_window_the_last_rank_gathers_all_and_attends_to_the_window(window):
+    case = dataclasses.replace(core(8, linear=False), context=window, whole=8 * core(8).query)
+    cluster, kernels, groups = machine(8)
+    made = last_rank(case, Builder("core", cluster, kernels, 1, groups=groups))
+    assert sum(kernel.flops for kernel in made) == pytest.approx(2 * 16 * (128 + 128) * case.query * window)
+    assert all(kernel.time > 0 for kernel in made)
+    _, _, sent = timed("lasp2h", 8, case)
+    assert sent == {"all_gather": pytest.approx(kv_bytes(case, kernels, case.whole) * 7 / 8)}
 
 
 def test_lasp2h_is_lasp2_where_all_is_linear():

@@ -20,7 +20,7 @@ from commlens.models.search.enumerate import Choice, layouts, plans_of, rows_of
 from commlens.models.search.evaluate import DEGREES, Block
 from commlens.models.search.rank import KEYS, Ranked
 from commlens.models.search.space import device_counts, space_of
-from commlens.models.search.table import PLAN_KEYS, planned
+from commlens.models.search.table import PLAN_KEYS, planned, records
 from commlens.models.training.parts import parts_of
 from commlens.models.training.stages import stage_table
 from commlens.models.training.timing import step_timing
@@ -353,3 +353,18 @@ def test_front_and_best_are_brute_force_and_may_be_merged(points, cut):
     assert list(best.score) == sorted(plans.score)[:5]
     again = halves[1].best(5).and_(halves[0].best(5)).best(5)
     assert np.array_equal(again.keys, best.keys)
+
+
+def test_chunks_of_async_tp_are_costed_for_many_plans_as_for_one():
+    """Some of the plans have no tensor-parallel ranks, and some too few rows for all chunks."""
+    case = scenario(nodes=2, batch=16).with_techniques([{"name": "async_tp", "chunks": 6}])
+    frame = search(case, [8], keep=10_000, space={**FEW, "sequence_parallel": [True, False]})
+    assert {1, 2} <= set(frame["tp"])
+    for row in records(frame)[:: max(1, len(frame) // 25)]:
+        assert estimate(planned(case, row)).time_s == pytest.approx(row["time_s"], rel=1e-6), row
+
+
+def test_what_has_no_closed_form_is_not_searched():
+    case = scenario(nodes=2, batch=16).with_techniques(["t3"])
+    with pytest.raises(InputError, match=r"techniques: t3 has no closed form to rank training plans by .legal"):
+        search(case, [8], space=FEW)

@@ -371,7 +371,7 @@ def test_a_ring_goes_no_further_than_a_window_of_attention(window):
     program = emitted({"name": "ring_attention"}, 8, core).program
     reach = -(-window // 4096)
     assert sent(program) == pytest.approx(reach * 2 * 48 * WIDTH * 4096 * SIZE)
-    whole = Attend(1, 4096, window, 48, 48, WIDTH, WIDTH)
+    whole = Attend(1, 4096, window, 48, 48, WIDTH, WIDTH, whole=8 * 4096)
     kernels = Kernels(load_cluster("dgx-h100").device, load_software("ideal"), "bf16")
     attention = sum(task.info["flops"] for task in program.tasks if task.name.startswith("attention"))
     assert attention == pytest.approx(sum(kernel.flops for kernel in block(whole, kernels)))

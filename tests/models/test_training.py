@@ -65,8 +65,9 @@ def test_closed_form_of_layers_is_what_playing_them_takes(technique, plan):
     call = parse_technique(technique)
     closed, played = training_parts(case, call, None), training_parts(case, call, run)
     for one, other in zip(closed.layers, played.layers, strict=True):
-        assert float(one.forward.time) == pytest.approx(other.forward.time, rel=0.02)
-        assert float(one.backward.time) == pytest.approx(other.backward.time, rel=0.02)
+        # Chunks beside collectives contend for memory too, which a clock does not see.
+        assert float(one.forward.time) == pytest.approx(other.forward.time, rel=0.03)
+        assert float(one.backward.time) == pytest.approx(other.backward.time, rel=0.03)
 
 
 def test_without_contention_the_closed_form_is_exact():

@@ -105,6 +105,7 @@ def _attention(shape: Attention, call: TechniqueCall, ranks: int) -> Sent:
         shape.head_dim,
         shape.value_dim,
         shape.causal,
+        whole=shape.tokens * ranks,
     )
     cores = [replace(core, linear=linear) for linear in shape.linear]
     arrange = call.technique.build if call.technique.slot == "attention" else beside

@@ -12,6 +12,8 @@ from .ranks import Pending, Ranks
 
 Product = Callable[[Tensor, Tensor, Ranks], Tensor]
 """``(rows, matrix, ranks)``: the sum over the ranks of ``rows @ matrix``, whole or a rank's own rows of it."""
+Gather = Callable[[Tensor, Tensor, Ranks], tuple[Tensor, Tensor]]
+"""``(rows, matrix, ranks)``: the product of all ranks' rows, and these."""
 
 
 def reduced(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
@@ -33,6 +35,32 @@ def in_chunks(chunks: int) -> Product:
         return torch.cat([one.wait() for one in under_way])
 
     return product
+
+
+def gathered(rows: Tensor, matrix: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """One gather, then the product."""
+    whole = ranks.all_gather(rows).wait().flatten(0, 1)
+    return whole @ matrix, whole
+
+
+def gathered_in_chunks(chunks: int) -> Gather:
+    """The same, a rank's own rows first: those of the others are on their way, in chunks one fewer than ranks.
+
+    Parameters
+    ----------
+    chunks : int
+        At most, the own rows among them.
+    """
+
+    def gather(rows: Tensor, matrix: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+        under_way = [ranks.all_gather(part) for part in rows.chunk(min(chunks, ranks.size) - 1)]
+        own = rows @ matrix
+        parts = [(part @ matrix, part) for part in (one.wait() for one in under_way)]
+        product, whole = (torch.cat(some, 1) for some in zip(*parts, strict=True))
+        product[ranks.rank] = own
+        return product.flatten(0, 1), whole.flatten(0, 1)
+
+    return gather
 
 
 def fused(tiles: int) -> Product:
@@ -168,11 +196,11 @@ class GatheredColumn(torch.autograd.Function):
     """The same with rows of the input divided over the ranks: gathered before, again for the matrix's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks, scatter: Product) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks, gather: Gather, scatter: Product) -> Tensor:
         """Shapes (rows / ranks, k), (k, n) -> (rows, n)."""
         ctx.save_for_backward(x, w)
         ctx.ranks, ctx.scatter = ranks, scatter
-        return ranks.all_gather(x).wait().flatten(0, 1) @ w  # type: ignore[no-any-return]
+        return gather(x, w, ranks)[0]
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
@@ -181,22 +209,22 @@ class GatheredColumn(torch.autograd.Function):
         ranks: Ranks = ctx.ranks
         again = ranks.all_gather(x)  # beside the product
         mine = ctx.scatter(outer[0], w.T, ranks)
-        return mine, again.wait().flatten(0, 1).T @ outer[0], None, None
+        return mine, again.wait().flatten(0, 1).T @ outer[0], None, None, None
 
 
 class ScatteredRow(torch.autograd.Function):
     """Matrix divided by rows, rows of its summed output over the ranks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks, scatter: Product) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, ranks: Ranks, gather: Gather, scatter: Product) -> Tensor:
         """Shapes (rows, k), (k, n) -> (rows / ranks, n)."""
         ctx.save_for_backward(x, w)
-        ctx.ranks = ranks
+        ctx.ranks, ctx.gather = ranks, gather
         return scatter(x, w, ranks)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
         """Of the input and the matrix, from the gathered outer gradient."""
         x, w = ctx.saved_tensors
-        whole = ctx.ranks.all_gather(outer[0]).wait().flatten(0, 1)
-        return whole @ w.T, x.T @ whole, None, None
+        mine, whole = ctx.gather(outer[0], w.T, ctx.ranks)
+        return mine, x.T @ whole, None, None, None

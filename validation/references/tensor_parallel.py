@@ -16,12 +16,15 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention, silu
 from .compare import Layer, applied, compare, everything, random
 from .products import (
     ColumnParallel,
+    Gather,
     GatheredColumn,
     Late,
     Product,
     RowParallel,
     ScatteredRow,
     fused,
+    gathered,
+    gathered_in_chunks,
     in_chunks,
     reduced,
     scattered,
@@ -48,7 +51,8 @@ def baseline(ranks: Ranks, shape: Network) -> dict[str, float]:
 
 def async_tp(ranks: Ranks, shape: Network) -> dict[str, float]:
     """The same in row chunks, each reduced while the next is multiplied."""
-    return _checked(ranks, shape, _linears(ranks, shape, in_chunks(shape.chunks), scattered_in_chunks(shape.chunks)))
+    product, scatter = in_chunks(shape.chunks), scattered_in_chunks(shape.chunks)
+    return _checked(ranks, shape, _linears(ranks, shape, product, scatter, gather=gathered_in_chunks(shape.chunks)))
 
 
 def t3(ranks: Ranks, shape: Network) -> dict[str, float]:
@@ -146,7 +150,12 @@ def _gate(x: Tensor) -> Tensor:
 
 
 def _linears(
-    ranks: Ranks, shape: Network, product: Product, scatter: Product, behind: Product | None = None
+    ranks: Ranks,
+    shape: Network,
+    product: Product,
+    scatter: Product,
+    behind: Product | None = None,
+    gather: Gather = gathered,
 ) -> tuple[Linear, Linear]:
     """Matrices at the beginning and at the end of a block.
 
@@ -158,11 +167,13 @@ def _linears(
         What the matrices do where every rank has all tokens, and where each has some.
     behind : callable, optional
         The first of them at the end of a block, where it is another.
+    gather : callable
+        How a matrix gets the tokens of all.
     """
     if shape.sequence_parallel:
         return (
-            lambda x, w: applied(GatheredColumn, x, w, ranks, scatter),
-            lambda x, w: applied(ScatteredRow, x, w, ranks, scatter),
+            lambda x, w: applied(GatheredColumn, x, w, ranks, gather, scatter),
+            lambda x, w: applied(ScatteredRow, x, w, ranks, gather, scatter),
         )
     last = behind or product
     return (

@@ -22,7 +22,7 @@ def gathered_kv(core: Attend, build: Builder, after: Handle) -> Handle:
         return gathered(core, build, after)
     group = build.context
     # A sliding window leaves less to attend to, and as much to gather.
-    size = kv_bytes(core, build.kernels, larger(core.context, core.query * group.size))
+    size = kv_bytes(core, build.kernels, larger(core.context, core.whole))
     after = build.collective(group.collective("all_gather", size), after, "cp", group=group)
     after = build.compute(block(core, build.kernels), after)
     if core.direction == "backward":

@@ -11,7 +11,7 @@ from __future__ import annotations
 from ...attention import block, kv_bytes
 from ...blocks import Attend
 from ...build import Builder, Handle
-from ...kernels import Kernel
+from ...kernels import Kernel, larger
 from ...linear_attention import context, gathered
 from .. import technique
 
@@ -28,7 +28,8 @@ def lasp2h(core: Attend, build: Builder, after: Handle) -> Handle:
     group = context(build)
     if group is None:
         return build.compute(block(core, build.kernels), after)
-    size, attention = kv_bytes(core, build.kernels, core.context), last_rank(core, build)
+    # A sliding window leaves less to attend to, and as much to gather.
+    size, attention = kv_bytes(core, build.kernels, larger(core.context, core.whole)), last_rank(core, build)
     if core.direction == "backward":
         done = build.compute(attention, after)
         return build.collective(group.collective("reduce_scatter", size), done, "cp", group=group, queued=True)
@@ -37,8 +38,8 @@ def lasp2h(core: Attend, build: Builder, after: Handle) -> Handle:
 
 
 def last_rank(core: Attend, build: Builder) -> tuple[Kernel, ...]:
-    """Attention of the last chunk's queries: all of the chunks before, half of its own."""
-    if not core.causal:
-        return block(core, build.kernels)
+    """Attention of the last chunk's queries: all of the chunks before, half of its own; under a window, all of it."""
+    if not core.causal or core.context < core.whole:
+        return block(core, build.kernels, causal=False)
     before = block(core, build.kernels, core.query, core.context - core.query, causal=False)
     return (*before, *block(core, build.kernels, core.query, core.query, causal=True))

@@ -54,9 +54,10 @@ def ring(core: Attend, build: Builder, after: Handle, group: Group, layout: str)
     turns = [parts(layout if core.causal else "all", count, step) for step in range(count)]
     if core.context < (count - 1) * core.query:
         # A sliding window, a token itself in it, ends in the parts of the next ranks before, where parts are runs of
-        # tokens.
+        # tokens. Tokens of the first window see half of it.
         reach = 1 + ceil((core.context - 1) / core.query)
-        share = (1.0, core.context / core.query / reach, core.causal)
+        seen = 1 - core.context / (2 * count * core.query) if core.causal else 1.0
+        share = (1.0, seen * core.context / core.query / reach, False)
         turns = [((share,),) * count] * reach
     held, gradients = after, build.start[:0]
     for step, work in enumerate(turns):
