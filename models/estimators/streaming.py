@@ -47,7 +47,8 @@ class StreamingEstimator(KernelEstimator):
         alone = np.where(operation == "add", 0.0, row / unit) + np.where(operation == "norm", values["reduce"], 0.0)
         block = values["launch"] + values["spread"] * filled + alone
         time = blend(SHARPNESS, block, rows * row / (device.memory_bandwidth * share))
-        return np.maximum(time, (self._ideal(shapes)[1] - device.cache_capacity) / device.memory_bandwidth)
+        least = (self._ideal(shapes)[1] - device.cache_capacity) / device.memory_bandwidth
+        return np.asarray(np.maximum(time, least))
 
     def _ideal(self, shapes: Shapes) -> tuple[Any, Any]:
         passes = np.where(shapes["operation"] == "norm", 2.0, PASSES)
