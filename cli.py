@@ -196,8 +196,11 @@ def validate(
     from .validation import validate as run
     from .validation.executed import run as run_references
 
-    for option, path in (("--csv", csv), ("--html", html), ("--markdown", markdown)):
+    files = {option: path for option, path in (("--csv", csv), ("--html", html), ("--markdown", markdown)) if path}
+    for option, path in files.items():
         page.check_writable(option, path)
+    if len({path.resolve() for path in files.values()}) < len(files):
+        raise InputError(f"{', '.join(files)}: one file for several (legal: a file each)")
     executed = None
     if references:
         with progress("running references"):
@@ -216,6 +219,9 @@ def validate(
             if markdown:
                 with writing("--markdown", markdown):
                     page.write_markdown(markdown, sections)
+    if as_json:
+        for skipped in frame.attrs.get("skipped", ()):
+            print(f"note: left out: {skipped}", file=sys.stderr)
     print(report.to_json(frame, executed) if as_json else report.text(frame, executed))
 
 

@@ -112,6 +112,7 @@ def measured_collectives(
 
     beside = Path("collectives.yaml") if out is None else out
     log, target = beside.with_suffix(".jsonl"), beside.with_suffix(".json")
+    collective_profile.check_sizes(sizes)
     if under_torchrun():
         found = measure_collectives(backend, sizes, log, nproc, timeout=timeout)
     else:
@@ -125,11 +126,14 @@ def measured_collectives(
     profile = collective_profile.fit_samples(found.samples, collective_profile.device_of(backend))
     collective_profile.save(profile, found.log, target)
     score = profile.scores["collective"]
+    large = f"from 1 MiB {score['large_median']:.1%}; " if "large_median" in score else ""
     print(
-        f"{score['rows']} samples, latency and rate by kind: error left out {score['median']:.1%} median, "
-        f"from 1 MiB {score.get('large_median', float('nan')):.1%}; nearest size {score['nearest']:.1%}; "
-        f"written to {target}, raw results to {log}"
+        f"{score['rows']} samples, latency and rate by kind: error left out {score['median']:.1%} median, {large}"
+        f"nearest size {score['nearest']:.1%}; written to {target}, raw results to {log}"
     )
+    if found.interrupted:
+        print(f"note: {found.notes[-1]}", file=sys.stderr)
+        raise typer.Exit(130)
     return found.samples
 
 

@@ -237,7 +237,7 @@ def _warnings(
         if text:
             yield text
     measured = fitted(device)
-    if measured is not None and measured.measured_on != device.name:
+    if measured is not None and not measured.home:
         yield f"kernels of {device.profile} were measured on {measured.measured_on}: shares of its peaks are taken"
     lost = scenario.workload.routing.dropped()
     if lost:

@@ -32,7 +32,10 @@ COLUMNS = (
     "extra", "time_us", "tool", "source",
 )  # fmt: skip
 # Names of parts in tables where a preset has another one.
-GPUS = {"a100-sxm": "a100-80-sxm", "a100-80gb-sxm": "a100-80-sxm", "h100": "h100-sxm", "h200": "h200-sxm"}
+GPUS = {
+    "a100-sxm": "a100-80-sxm", "a100-80gb-sxm": "a100-80-sxm", "a100-pcie": "a100-80-pcie", "h100": "h100-sxm",
+    "h200": "h200-sxm", "h20": "h20-sxm", "gh200-sxm": "gh200", "b200-sxm": "b200", "b300-sxm": "b300",
+}  # fmt: skip
 # What tables call kernels: kind, and operation where a kind has several.
 KERNELS = {
     "gemm": ("gemm", ""),

@@ -3,7 +3,8 @@
 Three predictions stand beside a measured time, told apart by their metric: the formula for matrix products with the
 preset's own numbers; the fitted profile of the device, by a fit that did not see the row's shape; and the profile of
 another device moved to this one's datasheet. The trivial baseline is the median rate for the first, for the profiles
-the datasheet times what the nearest known shape loses to it.
+the datasheet times what the nearest known shape loses to it; of a device without a profile nothing is known but the
+datasheet.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from ..models.estimators.crossval import cross_validate, fold_of, nearest_times
 from ..models.estimators.profile import ESTIMATORS, KernelProfile
 from ..models.kernels import gemm_time
 from .claims import MEASURED, Row, read_measured
-from .from_table import SHIPPED, TABLE, Rows, device_of, read_table
+from .from_table import KERNELS, SHIPPED, TABLE, Rows, device_of, read_table
 
 FAMILY = "kernels"
 DEVICES = {"H100-SXM": "h100-sxm", "A100-SXM": "a100-80-sxm"}
 DTYPES = ("bf16", "fp16")
 BEST_SHAPE = "gemm (best shape, MAMF)"  # the fastest of thousands of shapes of a product, by device
-# Whose profile predicts a device that has none: one with the same compute die.
-RELATIVES = {"h200-sxm": "h100-sxm"}
+# Whose profile predicts a device that has none: of the same compute die, else of the generation nearest to it.
+RELATIVES = {
+    **dict.fromkeys(("h200-sxm", "h800-sxm", "h20-sxm", "h100-96-sxm", "h100-pcie", "gh200"), "h100-sxm"),
+    **dict.fromkeys(("b200", "b300", "gb200", "gb300", "rtx-pro-6000"), "h100-sxm"),
+    **dict.fromkeys(("a100-40-sxm", "a100-80-pcie", "a10", "a40", "l20", "l40s"), "a100-80-sxm"),
+}
 MISSED = 0.15  # errors of a moved profile beyond this carry a reason
 
 
@@ -71,7 +76,34 @@ def rows() -> Iterator[Row]:
                 if other != device and kind in theirs.estimators:
                     moved = theirs.for_device(device).estimators[kind].predict(own.shapes)
                     yield from _beside(kind, device, f"by profile of {other}", published, own, moved, naive)
+    yield from of_relatives(profiles)
     yield from best_shapes(profiles)
+
+
+def of_relatives(profiles: dict[str, KernelProfile]) -> Iterator[Row]:
+    """Times of devices that no profile was measured on, by a relative's.
+
+    Parameters
+    ----------
+    profiles : mapping of str to KernelProfile
+        By the device they were measured on.
+    """
+    table = _table()
+    there = {device_of(row["gpu"]) for row in table if row["kernel"] in KERNELS}
+    for device in sorted(there & set(RELATIVES)):
+        known, _ = read_table(Path(os.environ[MEASURED]) / TABLE, device)
+        moved = profiles[RELATIVES[device]].for_device(device)
+        for kind, own in known.items():
+            if kind not in moved.estimators:
+                continue
+            legal = np.isin(own.shapes["dtype"], list(moved.device.peak_flops))
+            shapes = {name: column[legal] for name, column in own.shapes.items()}
+            lines = tuple(line for line, kept in zip(own.lines, legal, strict=True) if kept)
+            if lines:
+                one, mine = moved.estimators[kind], Rows(shapes, own.seconds[legal], lines)
+                published = [table[line - 2] for line in lines]
+                by = f"by profile of {RELATIVES[device]}"
+                yield from _beside(kind, device, by, published, mine, one.predict(shapes), one.roofline(shapes))
 
 
 def by_preset() -> Iterator[Row]:

@@ -207,6 +207,32 @@ def test_a_session_stopped_goes_on_and_measures_nothing_twice(tmp_path):
     assert [row.case for row in Session.resume(log, HERE).rows] == CASES
 
 
+def test_a_new_session_moves_the_results_that_were_there(tmp_path):
+    log = tmp_path / "r.jsonl"
+    Session.begin(log, HERE).measure(CASES, lambda case: case.key, lambda run: quiet(1e-3))
+    before = log.read_text()
+    Session.begin(log, HERE)
+    assert (tmp_path / "r.jsonl.old").read_text() == before
+    assert log.read_text().count("\n") == 1
+
+
+def test_a_disk_that_is_full_on_resuming_takes_nothing(tmp_path, monkeypatch):
+    log = tmp_path / "r.jsonl"
+    Session.begin(log, HERE).measure(CASES, lambda case: case.key, lambda run: quiet(1e-3))
+    before = log.read_text()
+
+    def full(self, data, mode="a"):
+        with self.path.open(mode) as file:
+            file.write("{")
+        raise InputError("--out: cannot write: No space left on device")
+
+    monkeypatch.setattr(Session, "_write", full)
+    with pytest.raises(InputError, match="No space left"):
+        Session.resume(log, HERE)
+    assert log.read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
+
+
 def test_a_session_out_of_time_says_what_is_left(tmp_path):
     session = Session.begin(tmp_path / "r.jsonl", HERE)
     session.measure(CASES, lambda case: case.key, lambda run: quiet(1.0), deadline=time.monotonic() - 1)

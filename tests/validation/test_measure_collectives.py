@@ -283,6 +283,14 @@ def test_only_a_gathered_buffer_of_new_pages_pays_for_them():
     assert growth("reduce_scatter") < 1e-6
 
 
+def test_too_few_sizes_are_refused_before_anything_is_measured(started):
+    from commlens.measuring import measured_collectives
+
+    with pytest.raises(InputError, match=r"--sizes: 2 .legal: 3 or more"):
+        measured_collectives("gloo", 2, [4096.0, 8192.0], None, 60.0, [])
+    assert not started
+
+
 def test_too_few_samples_are_one_line():
     with pytest.raises(InputError, match=r"collectives: 3 samples .legal: 5 or more"):
         fit_samples(made_up()[:3], HOST)

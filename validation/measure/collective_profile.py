@@ -22,6 +22,19 @@ from .timing import CudaTimer, HostTimer
 LARGE = 2**20  # bytes from which the error is also said
 
 
+def check_sizes(sizes: Sequence[float]) -> None:
+    """Refuse sizes that are too few to fit to, before anything is measured.
+
+    Raises
+    ------
+    InputError
+        For fewer samples than numbers of the kinds.
+    """
+    least = 2 * len(COLLECTIVES) + 3
+    if len(sizes) * len(COLLECTIVES) < least:
+        raise InputError(f"--sizes: {len(sizes)} (legal: {-(-least // len(COLLECTIVES))} or more, to fit to)")
+
+
 def fit_samples(samples: Sequence[Sample], device: Device) -> KernelProfile:
     """Latencies and rates by kind.
 

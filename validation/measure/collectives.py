@@ -25,6 +25,7 @@ MOST_RANKS = 64
 BUDGET = 0.4  # for the repetitions of one kind and size [s]
 TIMEOUT = 120.0  # without any result, after which ranks are taken to hang [s]
 START = 60.0  # until the first one at least: loading torch takes long on a busy machine [s]
+STOPPED = "stopped"
 Report = Callable[[int, int, str], None]
 
 
@@ -39,11 +40,14 @@ class Measured:
         Kinds that do not run here, and why a session ended early.
     log : Path
         File of the results.
+    interrupted : bool
+        Whether somebody stopped it; the last note says so.
     """
 
     samples: list[Sample]
     notes: list[str]
     log: Path
+    interrupted: bool = False
 
 
 def under_torchrun() -> bool:
@@ -113,7 +117,8 @@ def measure_collectives(
     samples, notes = read(log, 1)
     if ended and not samples:
         raise InputError(f"collectives: {ended}")
-    return Measured(samples, notes + ([f"{ended}; {len(samples)} results are kept in {log}"] if ended else []), log)
+    kept = [f"{ended}; {len(samples)} results are kept in {log}"] if ended else []
+    return Measured(samples, notes + kept, log, ended == STOPPED)
 
 
 def measure_layer(
@@ -263,7 +268,7 @@ def _supervise(plan: Plan, ranks: int, folder: Path, report: Report | None) -> s
                 return f"no result for {limit:g} s: ranks hang"
             time.sleep(0.05)
     except KeyboardInterrupt:
-        return "stopped"
+        return STOPPED
     finally:
         for process in started:
             if process.poll() is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Session:
 
     @classmethod
     def begin(cls, path: Path, environment: Mapping[str, Any]) -> Session:
-        """A new session; what the file held is gone.
+        """A new session; results that the file held are moved beside it, to the same name with .old.
 
         Raises
         ------
@@ -93,7 +93,12 @@ class Session:
             For a file that cannot be written.
         """
         made = cls(path, environment)
-        made._write({"format": FORMAT, "environment": environment}, "w")
+        try:
+            if path.exists():
+                path.replace(path.with_name(f"{path.name}.old"))
+        except OSError as problem:
+            raise InputError(f"--out: cannot write {path}: {problem.strerror or problem}") from None
+        made._write({"format": FORMAT, "environment": environment})
         return made
 
     @classmethod
@@ -130,9 +135,17 @@ class Session:
             said = "; ".join(other)
             raise InputError(f"--resume: {path}: measured elsewhere: {said} (legal: a file of this machine)")
         made = cls(path, head, list({row.case.key: row for row in rows}.values()))  # the last of each
-        made._write({"format": FORMAT, "environment": head}, "w")  # without a line cut short
-        for row in made.rows:
-            made._write(row.to_dict())
+        # Without a line cut short; written beside it, so that a full disk takes nothing.
+        beside = replace(made, path=path.with_name(f"{path.name}.new"))
+        try:
+            beside._write({"format": FORMAT, "environment": head}, "w")
+            for row in made.rows:
+                beside._write(row.to_dict())
+            beside.path.replace(path)
+        except OSError as problem:
+            raise InputError(f"--resume: cannot write {path}: {problem.strerror or problem}") from None
+        finally:
+            beside.path.unlink(missing_ok=True)
         return made
 
     def measure(
