@@ -26,11 +26,11 @@ def main() -> int:
     for row in frame.to_dict("records"):
         if row["status"] == "none":
             what = "" if row["what"] is None or row["what"] != row["what"] else row["what"]
-            print(f"{row['technique']:<25}{what:<52}none: {row['reason']}")
+            print(f"{row['technique']:<25}{what:<62}none: {row['reason']}")
             continue
         errors = [f"{row[key]:.0e}".replace("nan", "-") for key in ("output_error", "gradient_error")]
         sent = ", ".join(f"{kind} {size}" for kind, size in row["executed_bytes"].items())
-        said = f"{row['technique']:<25}{row['what']:<52}{row['ranks']} ranks  {' '.join(errors)}  {sent}"
+        said = f"{row['technique']:<25}{row['what']:<62}{row['ranks']} ranks  {' '.join(errors)}  {sent}"
         print(f"{said}: {row['status']}")
     differ = int(frame["status"].str.startswith("differs").sum())
     print(f"{len(frame)} rows, {differ} differ, {time.monotonic() - start:.0f} s")

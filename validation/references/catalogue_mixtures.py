@@ -13,10 +13,6 @@ KINDS = ((0, 0, 0), (0, 1, 0), (0, 1, 2), (0, 2, 3), (0, 1, 1), (0, 0, 2))
 """Tokens with all experts on one rank, on two, on three, in one node and in two."""
 MOVES = ((1, 0, 0), (0, 2, 0), (0, 0, 1), (0, 0, 0))
 """Tokens that change rank before the first of three layers, the second, the third, and never."""
-KINDS = ((0, 0, 0), (0, 1, 0), (0, 1, 2), (0, 2, 3), (0, 1, 1), (0, 0, 2))
-"""Tokens with all experts on one rank, on two, on three, in one node and in two."""
-MOVES = ((1, 0, 0), (0, 2, 0), (0, 0, 1), (0, 0, 0))
-"""Tokens that change rank before the first of three layers, the second, the third, and never."""
 KERNELS = "one kernel crosses the network and spreads inside the node; executed are two exchanges"
 MEAN = "where experts are hot the program's bytes are those of the mean rank"
 NUMBERS = "numbers of the new tokens reach all; their keys and values stay where they are, to be made again"
@@ -109,7 +105,10 @@ def _with_capacity(ranks: int, hot: Mixture, where: str) -> Iterator[Reference]:
 
 
 def _tensor_parallel(ranks: int, shape: Mixture) -> Iterator[Reference]:
-    """Tensor-parallel ranks that divide every expert, and such that have whole ones and tokens of their own."""
+    """Tensor-parallel ranks that divide every expert, and such that have whole ones and tokens of their own.
+
+    Between layers they have tokens of their own each, or all have those of all.
+    """
     for etp, what in ((2, "experts divided by 2"), (1, "whole experts, attention divided by 2")):
         one = replace(shape, etp=etp, offsets=_modulo(ranks // etp, KINDS))
         chunks, wide, narrow = replace(one, degree=2), replace(one, hidden=128), replace(one, width=3)
@@ -120,8 +119,8 @@ def _tensor_parallel(ranks: int, shape: Mixture) -> Iterator[Reference]:
             ({"name": "deepep", "kernels": "low_latency", "tokens": "fp8"}, "deepep_low_latency", wide),
         ):
             yield Reference(call, f"mixture:{mechanism}", ranks, shape_, f"{what}, tokens too")
-            alike = replace(shape_, scattered=False, trained=False)
-            yield Reference(call, f"mixture:{mechanism}", ranks, alike, f"{what}, inference")
+            alike = replace(shape_, scattered=False)
+            yield Reference(call, f"mixture:{mechanism}", ranks, alike, f"{what}, tokens whole")
     every = replace(shape, tp=ranks, etp=ranks, scattered=False, shared=8, ffn=12, offsets=_modulo(1, KINDS))
     what = f"every expert divided by {ranks}, a shared one too"
     yield Reference({"name": "baseline"}, "every_expert:baseline", ranks, every, what)

@@ -46,6 +46,12 @@ def _windows(ranks: int, shape: Attention, what: str) -> Iterator[Reference]:
     yield Reference({"name": "gathered_kv"}, "sequence_parallel:gathered_kv", ranks, shape, what)
     by_heads = replace(shape, heads=12, kv_heads=12)
     yield Reference({"name": "ulysses"}, "sequence_parallel:ulysses", ranks, by_heads, what)
+    beside, balanced = "sequence_parallel:passed_beside", replace(shape, layout="zigzag")
+    passed = f"keys passed on, zigzag, window of {shape.window}"
+    yield Reference({"name": "baseline"}, beside, ranks, balanced, passed, messages=False, reason=ONE)
+    hybrid = replace(shape, value_dim=shape.head_dim, linear=(True, False))
+    either = f"a layer of either kind, {what}"
+    yield Reference({"name": "lasp2h"}, "linear_attention:lasp2h", ranks, hybrid, either, FP32)
 
 
 def _grids(shape: Attention) -> Iterator[Reference]:

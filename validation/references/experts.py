@@ -76,7 +76,6 @@ def place_of(ranks: Ranks, shape: Mixture) -> Place:
     ----------
     ranks : Ranks
     shape : Mixture
-        Where tensor-parallel ranks all have the tokens of all, there is no backward pass.
     """
     (expert_rank, part), parts = divmod(ranks.rank, shape.etp), ranks.size // shape.etp
 
@@ -93,12 +92,10 @@ def place_of(ranks: Ranks, shape: Mixture) -> Place:
         return Place(lambda x: x.chunk(ranks.size)[ranks.rank], same, same, (up, down))
     around = tensor_parallel(ranks, shape)
 
-    def back(x: Tensor) -> Tensor:
-        whole: Tensor = around.all_gather(x).wait()
-        return whole.flatten(0, 1)
+    def rows(x: Tensor) -> Tensor:
+        return x.chunk(ranks.size // shape.tp)[ranks.rank // shape.tp]
 
-    group, place = divmod(ranks.rank, shape.tp)
-    return Place(lambda x: x.chunk(ranks.size // shape.tp)[group], lambda x: x.chunk(shape.tp)[place], back, (up, down))
+    return Place(rows, lambda x: applied(_Part, x, around), lambda x: applied(_Whole, x, around), (up, down))
 
 
 @dataclass(frozen=True)
@@ -164,3 +161,33 @@ class _Summed(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> Any:
         """Gathered."""
         return ctx.ranks.all_gather(outer[0]).wait().flatten(0, 1), None
+
+
+class _Part(torch.autograd.Function):
+    """A rank's part of rows that all have; backward the gradients of all parts."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        """Nothing is sent."""
+        ctx.ranks = ranks
+        return rows.chunk(ranks.size)[ranks.rank].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        """Gathered."""
+        return ctx.ranks.all_gather(outer[0]).wait().flatten(0, 1), None
+
+
+class _Whole(torch.autograd.Function):
+    """Parts of all ranks, with which all go on alike; backward a rank's part of the gradient, which all have."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        """Gathered."""
+        ctx.ranks = ranks
+        return ranks.all_gather(rows).wait().flatten(0, 1)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        """Nothing is sent."""
+        return outer[0].chunk(ctx.ranks.size)[ctx.ranks.rank].clone(), None

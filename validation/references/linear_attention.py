@@ -63,7 +63,7 @@ def _hybrid(ranks: Ranks, shape: Attention, softmax: Softmax) -> dict[str, float
         return softmax(applied(Chunk, q, k, v, ranks, shape, gathered), keys, values)
 
     def whole(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return blocks.whole(blocks.linear(q, k, v, shape.causal), keys, values, shape.causal)
+        return blocks.whole(blocks.linear(q, k, v, shape.causal), keys, values, shape.causal, shape.window)
 
     tokens, width = (shape.batch, shape.tokens * ranks.size), shape.head_dim
     queries, pairs = (*tokens, shape.heads, width), (*tokens, shape.kv_heads, width)

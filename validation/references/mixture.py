@@ -130,6 +130,4 @@ def _checked(
         return total + act(x, *matrices) if shape.shared else total
 
     shares = [place.rows, *place.weights, *[everything] * len(rest)]
-    return compare(
-        ranks, divided, whole, [x, up, down, *rest], outer, shares, place.rows, range(3, 3 + len(rest)), shape.trained
-    )
+    return compare(ranks, divided, whole, [x, up, down, *rest], outer, shares, place.rows, range(3, 3 + len(rest)))
