@@ -20,7 +20,17 @@ from .software import Software, load_software
 from .techniques import TechniqueCall, parse_technique
 from .training.stragglers import Stragglers
 
-_FILES = (".json", ".npz", ".parquet")
+_FILES = (".json", ".npz", ".parquet", ".yaml", ".yml", ".txt", ".xml")
+# Keys whose value may be a file, looked for beside the scenario's first.
+NAMING_FILES = (
+    "model",
+    "software",
+    "workload.routing.trace",
+    "workload.routing.placement",
+    "cluster",
+    *(f"cluster.{key}" for key in ("preset", "device", "link", "nic", "fabric.file")),
+    *(f"cluster.{part}.{key}" for part in ("device", "link", "nic") for key in ("preset", "profile")),
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Scenario:
 
     @classmethod
     def load(cls, path: str | Path) -> Scenario:
-        """Scenario from a YAML (or JSON) file; files it names for model and routing are looked for beside it first.
+        """Scenario from a YAML (or JSON) file; files that it names are looked for beside it first.
 
         Raises
         ------
@@ -72,7 +82,7 @@ class Scenario:
 
         path = Path(path)
         data = read_yaml(path)
-        for key in ("model", "workload.routing.trace", "workload.routing.placement"):
+        for key in NAMING_FILES:
             data = _beside(data, key.split("."), path.parent)
         return cls.from_dict(data, where=str(path))
 

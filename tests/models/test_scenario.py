@@ -246,3 +246,33 @@ def test_training_counts_forward_backward_and_update():
     assert full.time_s > 1.2 * result.time_s
     assert full.model_flops_per_device == result.model_flops_per_device
     assert full.memory_bytes["activations"] < 0.2 * result.memory_bytes["activations"]
+
+
+@pytest.mark.parametrize("key", ["cluster.device", "cluster.device.profile", "cluster.link.profile", "cluster"])
+def test_files_of_hardware_are_looked_for_beside_the_scenario(key, tmp_path, monkeypatch):
+    import yaml
+
+    from commlens.hardware import load_device, load_profile
+    from commlens.models.estimators import KernelProfile
+    from commlens.validation.profile_file import profile_text
+
+    (tmp_path / "my").mkdir()
+    KernelProfile.load("kernels-h100").save(tmp_path / "my" / "mine.json")
+    text = profile_text(load_profile("nvlink4"), "mine", "measured", "nvlink4")
+    (tmp_path / "my" / "link.yaml").write_text(text)
+    (tmp_path / "my" / "cluster.yaml").write_text("preset: dgx-h100\nnodes: 2\n")
+    device = {"preset": "h100-sxm", "profile": "mine.json"} if key == "cluster.device.profile" else "h100-sxm"
+    cluster = {
+        "cluster.device": {"preset": "dgx-h100", "device": "mine.json"},
+        "cluster.device.profile": {"preset": "dgx-h100", "device": device},
+        "cluster.link.profile": {"preset": "dgx-h100", "link": {"preset": "nvlink4", "profile": "link.yaml"}},
+        "cluster": "cluster.yaml",
+    }[key]
+    data = {"model": "llama-3.1-8b", "cluster": cluster, "workload": {"phase": "prefill", "sequence_length": 64}}
+    (tmp_path / "my" / "scenario.yaml").write_text(yaml.safe_dump(data))
+    monkeypatch.chdir(tmp_path)
+    found = Scenario.load("my/scenario.yaml")
+    assert (found.cluster.device.profile is not None) == ("device" in key)
+    assert found.cluster.size == (16 if key == "cluster" else 8)
+    assert load_device("h100-sxm").name in found.cluster.device.name
+    assert Scenario.from_dict(found.data).cluster == found.cluster
