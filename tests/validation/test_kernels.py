@@ -84,7 +84,10 @@ def test_devices_without_a_profile_are_predicted_from_their_datasheet(tmp_path, 
     rows = list(of_relatives(profiles()))
     assert {row.technique.split()[1] for row in rows} == {"h200-sxm", "b200"}
     assert len(rows) == 2 * len(some)
-    at = {name: {row.claim: row.predicted for row in rows if row.technique.endswith(name)} for name in ("h200-sxm", "b200")}
+    at = {
+        name: {row.claim: row.predicted for row in rows if row.technique.endswith(name)}
+        for name in ("h200-sxm", "b200")
+    }
     ratio = np.array([at["b200"][claim] / seconds for claim, seconds in at["h200-sxm"].items()])
     assert ((ratio > 0.4) & (ratio <= 1.05)).all()
     assert np.median(ratio) < 0.9
