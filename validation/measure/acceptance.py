@@ -1,12 +1,12 @@
 """Does a profile predict what it has not seen? ``python -m commlens.validation.measure.acceptance``.
 
 Calibrates this machine's processor, predicts, and only then runs: left-out products, a whole transformer layer,
-left-out collectives, and the layer divided over two and four processes. With ``--device cuda`` the same of a GPU, its
-products and a layer of its size. Every line is predicted over measured, beside
-the same by the datasheet alone. A profile holds at one pace of the machine: a reference product beside every
-measurement says how far it was from that one, and times are compared at the profile's. Processes that wait for each
-other are timed by the clock on the wall, so other programs have to rest; the share of a core that a product got before
-and after says whether they did.
+left-out collectives, and the layer divided over two and four processes. With ``--device cuda`` it is products and a
+layer of the GPU. Every line is predicted over measured, beside the same by the datasheet alone.
+
+A profile holds at one pace of the machine: a reference product beside every measurement says how far it was from that
+one, and times are compared at the profile's. Processes that wait for each other are timed by the clock on the wall, so
+other programs have to rest; the share of a core that a product got before and after says whether they did.
 """
 
 from __future__ import annotations
