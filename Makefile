@@ -11,11 +11,13 @@ demo: .venv/user
 	$(DEMO)
 
 # Two workers, files whole: costly fixtures are those of a file. Workers cannot measure time.
+WORKERS = --numprocesses 2 --dist loadfile
+
 test: .venv/developer
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --benchmark-disable
+	$(BIN)/python -m pytest $(WORKERS) --benchmark-disable
 
 slow: .venv/developer
-	$(BIN)/python -m pytest -m "slow and not benchmark"
+	$(BIN)/python -m pytest $(WORKERS) -m "slow and not benchmark"
 
 lint: .venv/developer
 	$(BIN)/ruff check --output-format concise .
@@ -27,7 +29,7 @@ types: wheel
 	cd build && MYPYPATH=installed ../$(BIN)/mypy --config-file ../pyproject.toml --package commlens
 
 notebooks: .venv/developer
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 --confcutdir=notebooks notebooks
+	$(BIN)/python -m pytest $(WORKERS) --nbmake --nbmake-timeout=300 --confcutdir=notebooks notebooks
 
 bench: .venv/developer
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark

@@ -16,6 +16,7 @@ def predicted(rows, claim, step=False):  # type: ignore[no-untyped-def]
     return next(row for row in rows if row.claim == claim and row.metric.startswith("factor of") == step)
 
 
+@pytest.mark.slow
 def test_every_claim_is_answered_and_misses_carry_a_reason(found):
     assert {row.claim for row in found} == {claim["claim_id"] for claim in read_claims("bytescale")}
     for row in found:
@@ -23,6 +24,7 @@ def test_every_claim_is_answered_and_misses_carry_a_reason(found):
         assert row.error is None or abs(row.error) <= 0.15 or row.reason, row.claim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "claim",
     [
@@ -42,6 +44,7 @@ def test_within_15_percent(found, claim):
     assert abs(predicted(found, claim).error) <= 0.15
 
 
+@pytest.mark.slow
 def test_the_ablation_keeps_its_order_and_all_steps_but_offload_their_size(found):
     totals = [predicted(found, name).predicted for name in ("bs_abl_dynamic", "bs_abl_balance", "bs_abl_load")]
     assert totals == sorted(totals)
@@ -57,6 +60,7 @@ def test_context_doubles_and_the_baseline_halves():
     assert (long.balanced / short.balanced) ** (1 / 3) < 1.3
 
 
+@pytest.mark.slow
 def test_pipelines_gain_less_than_data_parallelism_alone():
     alone, piped = bytescale.study("GitHub"), bytescale.study("GitHub", pp=2)
     assert alone.baseline / alone.balanced > 1.15 * piped.baseline / piped.balanced

@@ -82,7 +82,7 @@ def faulty(tmp_path, monkeypatch):
         pytest.param("left", 3, "exit code 3", marks=pytest.mark.slow),
         ("raising", 1, "exit code 1: ValueError: seven is not eight"),
         pytest.param("greedy", 1, "exit code 1: MemoryError", marks=pytest.mark.slow),
-        ("hung", None, "not at its end after 8 s"),
+        pytest.param("hung", None, "not at its end after 8 s", marks=pytest.mark.slow),
     ],
 )
 def test_a_rank_that_fails_is_named_and_what_was_found_is_kept(faulty, how, code, words):
