@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from .compare import applied, compare, everything, random
+from .compare import compare, everything, random
+from .conjugate import conjugate, same, summed
 from .experts import expert, results_of
 from .ranks import Ranks
 from .shapes import Mixture
@@ -33,37 +31,7 @@ def baseline(ranks: Ranks, shape: Mixture) -> dict[str, float]:
         return added(results, routing.token, len(x)) + expert(x, into, out_of)
 
     def divided(x: Tensor, *weights: Tensor) -> Tensor:
-        total: Tensor = applied(_Sum, whole(applied(_Copy, x, ranks), *weights), ranks)
-        return total
+        return conjugate(whole(conjugate(x, ranks, same, summed), *weights), ranks, summed, same)
 
     shares = [everything] + [lambda w, at=at: w.chunk(ranks.size, at)[ranks.rank] for at in (2, 1, 1, 0)]
     return compare(ranks, divided, whole, inputs, outer, shares, everything)
-
-
-class _Copy(torch.autograd.Function):
-    """What all ranks read; backward the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
-        """As it is."""
-        ctx.ranks = ranks
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        """Added up."""
-        return ctx.ranks.all_reduce(outer[0]).wait(), None
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over the ranks; its gradient is that of each."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
-        """Added up."""
-        return ranks.all_reduce(x).wait()  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        """As it is."""
-        return outer[0], None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from .compare import Share, applied
+from .compare import Share, everything
+from .conjugate import conjugate, gathered, part, scattered
 from .ranks import Ranks
 from .shapes import Mixture
 from .ways import Routing
@@ -77,25 +79,23 @@ def place_of(ranks: Ranks, shape: Mixture) -> Place:
     ranks : Ranks
     shape : Mixture
     """
-    (expert_rank, part), parts = divmod(ranks.rank, shape.etp), ranks.size // shape.etp
+    (expert_rank, place), parts = divmod(ranks.rank, shape.etp), ranks.size // shape.etp
 
     def up(w: Tensor) -> Tensor:
-        return w.chunk(parts)[expert_rank].chunk(shape.etp, 2)[part]
+        return w.chunk(parts)[expert_rank].chunk(shape.etp, 2)[place]
 
     def down(w: Tensor) -> Tensor:
-        return w.chunk(parts)[expert_rank].chunk(shape.etp, 1)[part]
-
-    def same(x: Tensor) -> Tensor:
-        return x
+        return w.chunk(parts)[expert_rank].chunk(shape.etp, 1)[place]
 
     if shape.scattered:
-        return Place(lambda x: x.chunk(ranks.size)[ranks.rank], same, same, (up, down))
+        return Place(lambda x: x.chunk(ranks.size)[ranks.rank], everything, everything, (up, down))
     around = tensor_parallel(ranks, shape)
 
     def rows(x: Tensor) -> Tensor:
         return x.chunk(ranks.size // shape.tp)[ranks.rank // shape.tp]
 
-    return Place(rows, lambda x: applied(_Part, x, around), lambda x: applied(_Whole, x, around), (up, down))
+    own, back = (partial(conjugate, ranks=around, there=a, back=b) for a, b in ((part, gathered), (gathered, part)))
+    return Place(rows, own, back, (up, down))
 
 
 @dataclass(frozen=True)
@@ -127,67 +127,6 @@ class Divided:
         around = tensor_parallel(self.ranks, self.shape)
         every = which.new_zeros((around.size, len(which)))
         every[around.rank] = which
-        gathered = applied(_Gathered, rows, around)
-        partial = results_of(gathered, around.uncounted_sum(every).flatten(), self.up, self.down, self.act)
-        mine: Tensor = applied(_Summed, partial, around)
-        return mine
-
-
-class _Gathered(torch.autograd.Function):
-    """Rows of all ranks; backward the sum of what they all have for a rank's own."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
-        """As many of every rank."""
-        ctx.ranks = ranks
-        return ranks.all_gather(rows).wait().flatten(0, 1)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        """Scattered sums."""
-        return ctx.ranks.reduce_scatter(torch.stack(outer[0].chunk(ctx.ranks.size))).wait(), None
-
-
-class _Summed(torch.autograd.Function):
-    """A rank's own rows of the sum over all; backward the gradients of all."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
-        """As many for every rank."""
-        ctx.ranks = ranks
-        return ranks.reduce_scatter(torch.stack(rows.chunk(ranks.size))).wait()  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        """Gathered."""
-        return ctx.ranks.all_gather(outer[0]).wait().flatten(0, 1), None
-
-
-class _Part(torch.autograd.Function):
-    """A rank's part of rows that all have; backward the gradients of all parts."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
-        """Nothing is sent."""
-        ctx.ranks = ranks
-        return rows.chunk(ranks.size)[ranks.rank].clone()
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        """Gathered."""
-        return ctx.ranks.all_gather(outer[0]).wait().flatten(0, 1), None
-
-
-class _Whole(torch.autograd.Function):
-    """Parts of all ranks, with which all go on alike; backward a rank's part of the gradient, which all have."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
-        """Gathered."""
-        ctx.ranks = ranks
-        return ranks.all_gather(rows).wait().flatten(0, 1)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        """Nothing is sent."""
-        return outer[0].chunk(ctx.ranks.size)[ctx.ranks.rank].clone(), None
+        rows = conjugate(rows, around, gathered, scattered)
+        sums = results_of(rows, around.uncounted_sum(every).flatten(), self.up, self.down, self.act)
+        return conjugate(sums, around, scattered, gathered)

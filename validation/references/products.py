@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import conjugate
 from .ranks import Pending, Ranks
 
 Product = Callable[[Tensor, Tensor, Ranks], Tensor]
@@ -18,8 +19,7 @@ Gather = Callable[[Tensor, Tensor, Ranks], tuple[Tensor, Tensor]]
 
 def reduced(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
     """Product, then one all-reduce."""
-    total: Tensor = ranks.all_reduce(rows @ matrix).wait()
-    return total
+    return conjugate.summed(rows @ matrix, ranks)
 
 
 def in_chunks(chunks: int) -> Product:
@@ -39,7 +39,7 @@ def in_chunks(chunks: int) -> Product:
 
 def gathered(rows: Tensor, matrix: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """One gather, then the product."""
-    whole = ranks.all_gather(rows).wait().flatten(0, 1)
+    whole = conjugate.gathered(rows, ranks)
     return whole @ matrix, whole
 
 
@@ -82,8 +82,7 @@ def fused(tiles: int) -> Product:
 
 def scattered(rows: Tensor, matrix: Tensor, ranks: Ranks) -> Tensor:
     """Product, then one reduce-scatter: a rank has its own rows of the sum."""
-    total: Tensor = ranks.reduce_scatter(torch.stack((rows @ matrix).chunk(ranks.size))).wait()
-    return total
+    return conjugate.scattered(rows @ matrix, ranks)
 
 
 def scattered_in_chunks(chunks: int) -> Product:
