@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .blocks import Attend, Exchange
 from .gradients import Gradients
-from .kernels import Kernel, Kernels, larger
+from .kernels import Kernel, Kernels
 
 if TYPE_CHECKING:
     from .build import Builder, Handle
@@ -118,6 +118,6 @@ def beside(core: Attend, build: Builder, after: Handle) -> Handle:
         from .linear_attention import gathered
 
         return gathered(core, build, after)
-    size = kv_bytes(core, build.kernels, larger(core.context, core.whole))  # whatever a window leaves to attend to
+    size = kv_bytes(core, build.kernels, core.tokens)
     kind, size = ("all_gather", size) if core.direction == "forward" else ("reduce_scatter", 2 * size)
     return build.compute((Exchange(kind, "cp", size, covered=True), *block(core, build.kernels)), after)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .kernels import Kernel
+from .kernels import Kernel, larger
 
 if TYPE_CHECKING:
     from ..simulator.communicator import Collective
@@ -104,6 +104,11 @@ class Attend:
     linear: bool = False
     direction: str = "forward"
     whole: float = 0.0
+
+    @property
+    def tokens(self) -> Any:
+        """Tokens of a whole sequence, whatever a window leaves of it."""
+        return larger(self.context, self.whole)
 
     @property
     def shape(self) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from ...attention import block, kv_bytes
 from ...blocks import Attend
 from ...build import Builder, Handle
-from ...kernels import larger
 from ...linear_attention import gathered
 from .. import technique
 
@@ -22,7 +21,7 @@ def gathered_kv(core: Attend, build: Builder, after: Handle) -> Handle:
         return gathered(core, build, after)
     group = build.context
     # A sliding window leaves less to attend to, and as much to gather.
-    size = kv_bytes(core, build.kernels, larger(core.context, core.whole))
+    size = kv_bytes(core, build.kernels, core.tokens)
     after = build.collective(group.collective("all_gather", size), after, "cp", group=group)
     after = build.compute(block(core, build.kernels), after)
     if core.direction == "backward":

@@ -11,7 +11,7 @@ from __future__ import annotations
 from ...attention import block, kv_bytes
 from ...blocks import Attend
 from ...build import Builder, Handle
-from ...kernels import Kernel, larger
+from ...kernels import Kernel
 from ...linear_attention import context, gathered
 from .. import technique
 
@@ -29,7 +29,7 @@ def lasp2h(core: Attend, build: Builder, after: Handle) -> Handle:
     if group is None:
         return build.compute(block(core, build.kernels), after)
     # A sliding window leaves less to attend to, and as much to gather.
-    size, attention = kv_bytes(core, build.kernels, larger(core.context, core.whole)), last_rank(core, build)
+    size, attention = kv_bytes(core, build.kernels, core.tokens), last_rank(core, build)
     if core.direction == "backward":
         done = build.compute(attention, after)
         return build.collective(group.collective("reduce_scatter", size), done, "cp", group=group, queued=True)

@@ -100,17 +100,16 @@ def gathered(
     product = kernels[first]
     assert isinstance(product, Kernel)
     divided = pieces(product, np.minimum(chunks, build.tensor.size), build)
-    out = held = build.compute(kernels[:first], after=after)
     own = divided[0][0]
-    if np.any(np.equal(own, 1)):  # too few rows to divide: the whole is waited for
-        whole = build.tensor.collective("all_gather", block.gather_bytes * np.equal(own, 1)[()])
-        out = build.collective(whole, held, units=units)
-    arrived: list[Handle] = [()]
-    for share, _ in divided[1:]:
-        rest = share / np.where(np.equal(own, 1), 1.0, 1 - own)[()]
-        arrived.append(
-            build.collective(build.tensor.collective("all_gather", block.gather_bytes * rest), held, units=units)
-        )
+    alone = np.equal(own, 1)[()]  # too few rows to divide: the whole is waited for
+    others = np.where(alone, 1.0, 1 - own)[()]
+
+    def gather(share: Any) -> Handle:
+        return build.collective(build.tensor.collective("all_gather", block.gather_bytes * share), held, units=units)
+
+    held = build.compute(kernels[:first], after=after)
+    out = gather(alone) if np.any(alone) else held
+    arrived: list[Handle] = [(), *(gather(share / others) for share, _ in divided[1:])]
     for chunk, (_, piece) in zip(arrived, divided, strict=True):
         out = build.compute([piece], after=build.join((out, chunk)))
     return build.compute(kernels[first + 1 :], after=out)
