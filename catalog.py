@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
-if TYPE_CHECKING:
-    import pandas as pd
+from .console import show
 
 catalog = typer.Typer(help="What there is to choose from.", no_args_is_help=True, rich_markup_mode=None)
-
-
-def show(frame: pd.DataFrame, index: bool = False) -> None:
-    """Print a table for people."""
-    print(frame.to_string(index=index, float_format=lambda value: f"{value:.4g}"))
 
 
 @catalog.command()

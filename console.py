@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .catalog import show
 from .hardware.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +55,11 @@ def writing(option: str, path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as problem:
         raise InputError(f"{option}: cannot write {path}: {problem}") from None
+
+
+def show(frame: pd.DataFrame, index: bool = False) -> None:
+    """Print a table for people."""
+    print(frame.to_string(index=index, float_format=lambda value: f"{value:.4g}"))
 
 
 def table(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .catalog import show
+from .console import show
 from .hardware.errors import InputError
 
 if TYPE_CHECKING:

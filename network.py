@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .catalog import show
+from .arguments import AsJson
+from .console import show
 from .hardware.errors import InputError
 from .measuring import compute, from_table, measured_collectives
 
@@ -33,7 +34,7 @@ def collective(
     every: Annotated[
         bool, typer.Option("--every", help="Show every algorithm and protocol, not the choice alone.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict a collective alone on a fabric, over a range of sizes."""
     import pandas as pd
@@ -155,7 +156,7 @@ def collectives(
     ranks: Annotated[int | None, typer.Option(help="Ranks, where a log does not say.")] = None,
     nodes: Annotated[int | None, typer.Option(help="Nodes, where a log does not say.")] = None,
     kind: Annotated[str | None, typer.Option(help="Collective, where a log does not say.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in SI units.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit latencies, rates and protocol break-points to measured collectives."""
     from dataclasses import asdict

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .arguments import AsJson, count_of, scenario_of
-from .catalog import show
-from .console import progress, writing
+from .console import progress, show, writing
 from .hardware.errors import InputError
 
 _TABLE = [
