@@ -30,7 +30,7 @@ def check_sizes(sizes: Sequence[float]) -> None:
     InputError
         For fewer samples than numbers of the kinds.
     """
-    least = 2 * len(COLLECTIVES) + 3
+    least = _least(len(COLLECTIVES))
     if len(sizes) * len(COLLECTIVES) < least:
         raise InputError(f"--sizes: {len(sizes)} (legal: {-(-least // len(COLLECTIVES))} or more, to fit to)")
 
@@ -50,9 +50,9 @@ def fit_samples(samples: Sequence[Sample], device: Device) -> KernelProfile:
         For fewer samples than numbers of the kinds that are there.
     """
     used = [sample for sample in samples if sample.kind in COLLECTIVES]
-    least = 2 * len({sample.kind for sample in used}) + 3
-    if len(used) < max(least, 5):
-        raise InputError(f"collectives: {len(used)} samples (legal: {max(least, 5)} or more of these kinds)")
+    least = _least(len({sample.kind for sample in used}))
+    if len(used) < least:
+        raise InputError(f"collectives: {len(used)} samples (legal: {least} or more of these kinds)")
     X, y = columns(used)
     estimator = CollectiveEstimator(device)
     score, predicted = cross_validate(estimator, X, y)
@@ -65,6 +65,11 @@ def fit_samples(samples: Sequence[Sample], device: Device) -> KernelProfile:
     return KernelProfile(
         device, {estimator.kind: estimator.fit(X, y)}, {estimator.kind: score.to_dict() | more}, source
     )
+
+
+def _least(kinds: int) -> int:
+    """Samples that a fit of some kinds needs: numbers of each, and what they share."""
+    return max(2 * kinds + 3, 5)
 
 
 def columns(samples: Sequence[Sample]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64]]:

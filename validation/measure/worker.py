@@ -128,15 +128,12 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
         if plan.backend == "nccl":
             torch.cuda.synchronize(device)
 
-    def slowest(values: list[float]) -> list[float]:
-        joined = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(joined, op=dist.ReduceOp.MAX)
-        return [float(value) for value in joined.tolist()]
+    def joined(values: list[float], how: dist.ReduceOp.RedOpType) -> list[float]:
+        every = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(every, op=how)
+        return [float(value) for value in every.tolist()]
 
-    def mean(values: list[float]) -> list[float]:
-        joined = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(joined)
-        return [float(value) / world for value in joined.tolist()]
+    slowest = partial(joined, how=dist.ReduceOp.MAX)
 
     run, why = None, ""
     try:
@@ -175,7 +172,8 @@ def _measured(kind: str, elements: int, plan: Plan, rank: int, world: int, devic
         wait()
         times.append(time.perf_counter() - begin)
         ran.append(time.thread_time() - own)
-    found = summary(slowest(times), reference=mean(paces) if paces else ())
+    mean = [pace / world for pace in joined(paces, dist.ReduceOp.SUM)] if paces else ()
+    found = summary(slowest(times), reference=mean)
     return {**asdict(found), "busy": summary(slowest(ran)).seconds}
 
 
